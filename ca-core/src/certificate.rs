@@ -180,3 +180,31 @@ impl Certificate {
         issuer.verify(self.algorithm, &self.tbs, &self.signature)
     }
 }
+
+/// The DER Certificate (RFC 5280 4.1) from its recorded parts. Nothing is checked; `tbs` is taken as it is.
+pub fn assemble(tbs: &[u8], algorithm: SignatureAlgorithm, signature: &[u8]) -> Vec<u8> {
+    // Encoding two small values of fixed shape does not fail; were it to, the result would not parse.
+    let identifier = algorithm.identifier().to_der().unwrap_or_default();
+    // The zero octet says that no bits are unused.
+    let bits = [&[0], signature].concat();
+    tlv(0x30, &[tbs, &identifier, &tlv(0x03, &bits)].concat())
+}
+
+/// Tag, shortest length (X.690 10.1) and value.
+fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(value.len() + 6);
+    out.push(tag);
+    let length = value.len().to_be_bytes();
+    let octets = length.get(value.len().leading_zeros() as usize / 8..).unwrap_or_default();
+    match octets {
+        [] => out.push(0),
+        [short] if *short < 0x80 => out.push(*short),
+        long => {
+            // At most 8 octets.
+            out.push(0x80 | u8::try_from(long.len()).unwrap_or_default());
+            out.extend_from_slice(long);
+        }
+    }
+    out.extend_from_slice(value);
+    out
+}

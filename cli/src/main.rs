@@ -1,1 +1,7 @@
-fn main(){}
+//! The `sealwright` binary.
+
+mod connection;
+mod error;
+mod terminal;
+
+fn main() {}

@@ -1,0 +1,39 @@
+# Everything a developer runs. `make` lists the targets.
+
+export CARGO_TERM_COLOR ?= auto
+target  := $(or $(CARGO_TARGET_DIR),target)
+binary  := $(target)/debug/sealwright
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint bench nightly
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing on this machine (Debian, Ubuntu)
+	@scripts/setup
+
+build: ## build the sealwright binary (development profile)
+	cargo build --locked -p cli --bin sealwright
+
+demo: setup build ## the whole life of one device, narrated, in an empty directory
+	@SEALWRIGHT_BIN=$(binary) scripts/demo
+
+test: setup build ## every test: unit, property, whole system, foreign verifiers
+	cargo test --locked --workspace
+
+lint: ## formatting, clippy, documentation, dependencies; any warning fails
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	scripts/check-dependencies
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check licenses bans sources; \
+	else echo "lint: cargo-deny is not installed; scripts/check-dependencies has checked the core of deny.toml"; fi
+
+bench: setup ## throughput and latency of a release build on this machine
+	cargo build --locked --release -p cli --bin sealwright
+	SEALWRIGHT_BIN=$(target)/release/sealwright cargo run --locked --release -p tests --bin bench
+
+nightly: setup build ## the long runs: 200 kills under load, 20 power cuts (the latter need root)
+	SEALWRIGHT_KILLS=200 cargo test --locked -p tests --test crash -- --nocapture
+	SEALWRIGHT_BIN=$(binary) tests/power-cut 20

@@ -1,0 +1,108 @@
+//! A device's side: keys and certification requests, and a software TPM.
+
+use crate::tools;
+use anyhow::Result;
+use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
+use sha2::{Digest, Sha256};
+use std::{path::PathBuf, process::Command};
+use tempfile::TempDir;
+
+/// A key made on the device.
+#[derive(Debug)]
+pub struct DeviceKey(KeyPair);
+
+impl DeviceKey {
+    /// A new P-256 key.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn new() -> Result<Self> {
+        Ok(Self(KeyPair::generate()?))
+    }
+
+    /// A new key of another algorithm.
+    ///
+    /// # Errors
+    /// The algorithm cannot be generated here.
+    pub fn of(algorithm: &'static rcgen::SignatureAlgorithm) -> Result<Self> {
+        Ok(Self(KeyPair::generate_for(algorithm)?))
+    }
+
+    /// A PKCS#10 request for it, DER.
+    ///
+    /// # Errors
+    /// The name cannot be encoded.
+    pub fn csr(&self, common_name: &str) -> Result<Vec<u8>> {
+        self.csr_with(common_name, |_| Ok(()))
+    }
+
+    /// As [`Self::csr`] with more in it.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub fn csr_with(
+        &self,
+        common_name: &str,
+        more: impl FnOnce(&mut CertificateParams) -> Result<()>,
+    ) -> Result<Vec<u8>> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        more(&mut params)?;
+        Ok(params.serialize_request(&self.0)?.der().to_vec())
+    }
+
+    /// The private key, PEM.
+    pub fn pem(&self) -> String {
+        self.0.serialize_pem()
+    }
+
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> Vec<u8> {
+        Sha256::digest(self.0.subject_public_key_info()).to_vec()
+    }
+}
+
+/// A software TPM with its own vendor; shut down in order when dropped.
+#[derive(Debug)]
+pub struct SoftwareTpm {
+    folder: TempDir,
+    port: u16,
+}
+
+impl SoftwareTpm {
+    /// Manufactures and starts one (about a second).
+    ///
+    /// # Errors
+    /// `scripts/software-tpm` failed.
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("sealwright-tpm-").tempdir()?;
+        let script = tools::repository().join("scripts/software-tpm");
+        tools::run(Command::new(&script).arg("make").arg(folder.path()))?;
+        let port = tools::run(Command::new(&script).arg("start").arg(folder.path()))?;
+        Ok(Self { port: String::from_utf8(port)?.trim().parse()?, folder })
+    }
+
+    /// The vendor's root certificate, PEM.
+    pub fn vendor_root(&self) -> PathBuf {
+        self.folder.path().join("vendor-root.pem")
+    }
+
+    /// The vendor's intermediate certificate, PEM.
+    pub fn vendor_issuer(&self) -> PathBuf {
+        self.folder.path().join("vendor-issuer.pem")
+    }
+
+    /// How the command line names it.
+    pub fn address(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+}
+
+impl Drop for SoftwareTpm {
+    fn drop(&mut self) {
+        let script = tools::repository().join("scripts/software-tpm");
+        // Nobody is left to tell.
+        let _ = tools::run(Command::new(script).arg("stop").arg(self.folder.path()));
+    }
+}
