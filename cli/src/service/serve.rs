@@ -1,0 +1,24 @@
+//! `sealwright serve`
+
+use super::ConfigArgs;
+
+/// Options of `serve`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Example:
+  sealwright serve --config /etc/sealwright/sealwright.toml
+
+Ends in order on SIGTERM and SIGINT: calls in progress finish, within ten seconds.")]
+pub struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Runs the service until it is told to stop.
+///
+/// # Errors
+/// What keeps it from starting, or what ended it.
+pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let config = args.config.load()?;
+    server::telemetry::start_logging(&config.telemetry);
+    server::serve::run(config).await
+}

@@ -1,0 +1,450 @@
+//! The configuration file: TOML, unknown keys refused, everything checked before anything starts.
+
+use ca_core::{
+    id::{ProfileName, TenantId},
+    profile::{CertificateProfile, ProfileSpec},
+};
+use enrollment::attestation::policy::AttestationPolicySpec;
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, or a key or value that does not exist. The message has line and column.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        message: String,
+    },
+    /// A value that cannot work.
+    #[error("{key}: {problem}")]
+    Value {
+        /// The key, for example `http.base_url`.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+fn value(key: impl Into<String>, problem: impl ToString) -> ConfigError {
+    ConfigError::Value { key: key.into(), problem: problem.to_string() }
+}
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the journal, its index and the published CRLs live.
+    pub data_dir: PathBuf,
+    /// The PKCS#11 token.
+    pub token: TokenSection,
+    /// The gRPC listener.
+    pub grpc: GrpcSection,
+    /// The plain HTTP listener for CRLs, OCSP and issuer certificates.
+    pub http: HttpSection,
+    /// Logs, metrics and readiness.
+    #[serde(default)]
+    pub telemetry: TelemetrySection,
+    /// CRL and OCSP timing.
+    #[serde(default)]
+    pub status: StatusSection,
+    /// The tenants, each with its own root and issuing CA.
+    #[serde(default = "one_tenant")]
+    pub tenants: Vec<TenantSection>,
+    /// Certificate profiles; `tls-client` and `idevid` are built in and may be replaced.
+    #[serde(default)]
+    pub profiles: BTreeMap<String, ProfileSpec>,
+    /// Attestation policy by profile name.
+    #[serde(default)]
+    pub attestation: BTreeMap<String, AttestationPolicySpec>,
+    /// Named sets of attestation trust anchors.
+    #[serde(default)]
+    pub trust_stores: BTreeMap<String, TrustStoreSection>,
+}
+
+/// `[token]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenSection {
+    /// The PKCS#11 module, a shared library.
+    pub module: PathBuf,
+    /// The token as a RFC 7512 URI, for example `pkcs11:token=sealwright`.
+    pub uri: String,
+    /// Where the PIN comes from. Never the PIN itself.
+    pub pin: PinSource,
+    /// Parallel sessions. SoftHSM gains nothing from more than one; a network HSM does.
+    #[serde(default = "one")]
+    pub sessions: u32,
+    /// How long a signature may take before the caller is told to come again.
+    #[serde(default = "five_seconds", deserialize_with = "duration")]
+    pub deadline: Duration,
+    /// Requests that may wait for the token.
+    #[serde(default = "token_queue")]
+    pub queue: usize,
+}
+
+/// Where the PIN comes from: exactly one of the keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum PinSource {
+    /// A file that only its owner can read.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// A systemd credential (LoadCredential= or LoadCredentialEncrypted=).
+    Credential(String),
+    /// Ask on the terminal.
+    Prompt(bool),
+}
+
+/// `[grpc]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcSection {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// DNS names and IP addresses in the server's TLS certificate.
+    pub names: Vec<String>,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSection {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// What certificates say as CDP and AIA; `http://` only (RFC 5280 8). Fixed once certificates carry it.
+    pub base_url: String,
+}
+
+/// `[telemetry]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetrySection {
+    /// A listener of its own for /metrics, /livez and /readyz; without it they are on the HTTP listener.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Log filter, for example `info` or `info,hsm=debug`.
+    #[serde(default = "info")]
+    pub log: String,
+    /// `text` or `json`.
+    #[serde(default)]
+    pub format: LogFormat,
+}
+
+impl Default for TelemetrySection {
+    fn default() -> Self {
+        Self { listen: None, log: info(), format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[status]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatusSection {
+    /// From thisUpdate to nextUpdate of a CRL; it is renewed at half of it.
+    #[serde(default = "a_day", deserialize_with = "duration")]
+    pub crl_validity: Duration,
+    /// How long revocations are gathered before a new CRL is signed.
+    #[serde(default = "a_second", deserialize_with = "duration")]
+    pub crl_delay: Duration,
+    /// From thisUpdate to nextUpdate of an OCSP response.
+    #[serde(default = "half_a_day", deserialize_with = "duration")]
+    pub ocsp_validity: Duration,
+}
+
+impl Default for StatusSection {
+    fn default() -> Self {
+        Self { crl_validity: a_day(), crl_delay: a_second(), ocsp_validity: half_a_day() }
+    }
+}
+
+/// One of `[[tenants]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSection {
+    /// Its name: a-z 0-9 . _ -
+    pub name: TenantId,
+    /// The organization in its CA names.
+    #[serde(default = "organization")]
+    pub organization: String,
+    /// Where the root key is: in this token, or held elsewhere (`init` then writes a CSR).
+    #[serde(default)]
+    pub root: RootPlace,
+    /// The root key's algorithm.
+    #[serde(default = "p384")]
+    pub root_key: String,
+    /// The issuing and responder keys' algorithm.
+    #[serde(default = "p256")]
+    pub issuing_key: String,
+}
+
+/// Where a tenant's root is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RootPlace {
+    /// In the same token.
+    #[default]
+    Token,
+    /// Elsewhere; the chain is imported.
+    External,
+}
+
+/// One of `[trust_stores]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustStoreSection {
+    /// PEM or DER files, or folders of them.
+    pub files: Vec<PathBuf>,
+}
+
+fn one() -> u32 {
+    1
+}
+fn token_queue() -> usize {
+    1_024
+}
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+fn a_second() -> Duration {
+    Duration::from_secs(1)
+}
+fn half_a_day() -> Duration {
+    Duration::from_secs(12 * 3600)
+}
+fn a_day() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+fn info() -> String {
+    "info".to_owned()
+}
+fn organization() -> String {
+    "Sealwright".to_owned()
+}
+fn p256() -> String {
+    "P-256".to_owned()
+}
+fn p384() -> String {
+    "P-384".to_owned()
+}
+fn one_tenant() -> Vec<TenantSection> {
+    vec![TenantSection {
+        name: TenantId::default_tenant(),
+        organization: organization(),
+        root: RootPlace::Token,
+        root_key: p384(),
+        issuing_key: p256(),
+    }]
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(d)?;
+    parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+/// Parses `90s`, `15m`, `12h`, `30d`.
+///
+/// # Errors
+/// A sentence that says what a duration looks like.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("'{text}' is no duration; write for example 90s, 15m, 12h or 30d");
+    let unit = text.chars().last().ok_or_else(bad)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(bad()),
+    };
+    let count: u64 = text.trim_end_matches(unit).parse().map_err(|_| bad())?;
+    count.checked_mul(factor).map(Duration::from_secs).ok_or_else(bad)
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the line, or the key and what would be right.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses and checks a text; `path` only stands in messages.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.http.base_url.starts_with("http://") || self.http.base_url.ends_with('/') {
+            return Err(value("http.base_url", "must begin with http:// and must not end with a slash"));
+        }
+        if self.grpc.names.is_empty() || self.grpc.names.len() > 32 {
+            return Err(value("grpc.names", "needs 1 to 32 DNS names or IP addresses for the TLS certificate"));
+        }
+        if self.tenants.is_empty() {
+            return Err(value("tenants", "needs at least one tenant"));
+        }
+        for (i, tenant) in self.tenants.iter().enumerate() {
+            if self.tenants.iter().take(i).any(|other| other.name == tenant.name) {
+                return Err(value("tenants", format!("'{}' stands there twice", tenant.name)));
+            }
+            key_algorithm(&tenant.root_key).map_err(|e| value("tenants.root_key", e))?;
+            key_algorithm(&tenant.issuing_key).map_err(|e| value("tenants.issuing_key", e))?;
+        }
+        // 8 hours to 10 days (CA/B Baseline Requirements 4.9.9); below an hour clients with wrong clocks fail.
+        for (key, v) in
+            [("status.crl_validity", self.status.crl_validity), ("status.ocsp_validity", self.status.ocsp_validity)]
+        {
+            if !(Duration::from_secs(3600)..=Duration::from_secs(10 * 86_400)).contains(&v) {
+                return Err(value(key, "must lie between 1h and 10d"));
+            }
+        }
+        if self.status.crl_delay > Duration::from_secs(60) {
+            return Err(value("status.crl_delay", "must be at most 60s: a revocation has to be seen"));
+        }
+        if !(1..=64).contains(&self.token.sessions) {
+            return Err(value("token.sessions", "must lie between 1 and 64"));
+        }
+        hsm::TokenUri::parse(&self.token.uri).map_err(|e| value("token.uri", e))?;
+        self.compiled_profiles()?;
+        for name in self.attestation.keys() {
+            if !self.profiles.contains_key(name) && ProfileSpec::built_in(name).is_none() {
+                return Err(value(format!("attestation.{name}"), "there is no profile of this name"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The built-in profiles with those of the file in their place, compiled; with the specification of each.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the profile and what is wrong.
+    pub fn compiled_profiles(&self) -> Result<Vec<(CertificateProfile, ProfileSpec)>, ConfigError> {
+        let mut specs: BTreeMap<String, ProfileSpec> = BTreeMap::new();
+        for name in ProfileSpec::BUILT_IN {
+            if let Some(spec) = ProfileSpec::built_in(name) {
+                specs.insert((*name).to_owned(), spec);
+            }
+        }
+        for (name, spec) in &self.profiles {
+            if name == crate::bootstrap::PRINCIPAL_PROFILE {
+                return Err(value(format!("profiles.{name}"), "this profile is built in and cannot be replaced"));
+            }
+            specs.insert(name.clone(), spec.clone());
+        }
+        specs
+            .into_iter()
+            .map(|(name, spec)| {
+                let profile_name =
+                    ProfileName::new(name.clone()).map_err(|e| value(format!("profiles.{name}"), e))?;
+                let profile = CertificateProfile::compile(profile_name, spec.clone())
+                    .map_err(|e| value(format!("profiles.{name}"), e))?;
+                Ok((profile, spec))
+            })
+            .collect()
+    }
+
+    /// The TLS certificate's names, split into DNS names and addresses.
+    pub fn server_names(&self) -> (Vec<String>, Vec<std::net::IpAddr>) {
+        let mut dns = Vec::new();
+        let mut ip = Vec::new();
+        for name in &self.grpc.names {
+            match name.parse() {
+                Ok(address) => ip.push(address),
+                Err(_) => dns.push(name.clone()),
+            }
+        }
+        (dns, ip)
+    }
+}
+
+/// Parses a key algorithm that a CA key may have.
+///
+/// # Errors
+/// A sentence that lists what is possible.
+pub fn key_algorithm(text: &str) -> Result<ca_core::key::KeyAlgorithm, String> {
+    use ca_core::key::KeyAlgorithm as K;
+    Ok(match text {
+        "P-256" => K::EcP256,
+        "P-384" => K::EcP384,
+        "P-521" => K::EcP521,
+        "Ed25519" => K::Ed25519,
+        "RSA-2048" => K::Rsa(2048),
+        "RSA-3072" => K::Rsa(3072),
+        "RSA-4096" => K::Rsa(4096),
+        other => {
+            return Err(format!(
+                "'{other}' is no key algorithm; use P-256, P-384, P-521, Ed25519, RSA-2048, RSA-3072 or RSA-4096"
+            ));
+        }
+    })
+}
+
+/// Reads the PIN from where the configuration says.
+///
+/// # Errors
+/// [`ConfigError::Value`] says what is missing or too open.
+pub fn read_pin(source: &PinSource) -> Result<hsm::Pin, ConfigError> {
+    use zeroize::Zeroizing;
+    let text: Zeroizing<String> = match source {
+        PinSource::File(path) => read_secret(path, "token.pin.file")?,
+        PinSource::Env(name) => Zeroizing::new(
+            std::env::var(name).map_err(|_| value("token.pin.env", format!("the variable {name} is not set")))?,
+        ),
+        PinSource::Credential(name) => {
+            let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                value("token.pin.credential", "systemd gave no credentials; add LoadCredential= to the unit")
+            })?;
+            read_secret(&Path::new(&dir).join(name), "token.pin.credential")?
+        }
+        PinSource::Prompt(_) => Zeroizing::new(
+            rpassword::prompt_password("PIN of the PKCS#11 token: ").map_err(|e| value("token.pin.prompt", e))?,
+        ),
+    };
+    hsm::Pin::new(text.trim_end_matches(['\r', '\n'])).map_err(|e| value("token.pin", e))
+}
+
+fn read_secret(path: &Path, key: &str) -> Result<zeroize::Zeroizing<String>, ConfigError> {
+    use std::os::unix::fs::PermissionsExt;
+    let meta = fs::metadata(path).map_err(|e| value(key, format!("{}: {e}", path.display())))?;
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(value(key, format!("{} can be read by others; chmod 600 it", path.display())));
+    }
+    fs::read_to_string(path).map(zeroize::Zeroizing::new).map_err(|e| value(key, format!("{}: {e}", path.display())))
+}

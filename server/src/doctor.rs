@@ -1,0 +1,251 @@
+//! Looks at everything that a service needs, changes nothing, and names the cure for each fault.
+
+use crate::config::{Config, ConfigError};
+use ca_core::{certificate::Certificate, time::UnixTime};
+use hsm::{KeyId, Token, TokenConfig, TokenUri};
+use std::{
+    fmt::Display,
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use store::{IssuerEntry, OpenError, OpenOptions, Store};
+
+/// How one check came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it must be.
+    Good(String),
+    /// Could not be looked at, and why that is no fault.
+    Skipped(String),
+    /// Wrong.
+    Fault {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        cure: String,
+    },
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How it came out.
+    pub verdict: Verdict,
+}
+
+fn fault(what: impl Display, cure: impl Display) -> Verdict {
+    Verdict::Fault { what: what.to_string(), cure: cure.to_string() }
+}
+
+/// A build cannot run before it was written: 2026-11-01.
+const EARLIEST: u64 = 1_793_491_200;
+/// A CRL, some thousand records and a day of logs.
+const DISK_LEAST: u64 = 256 * 1024 * 1024;
+
+/// Examines the installation. The PIN is tried at most once.
+pub fn examine(config: &Config, pin: Result<hsm::Pin, ConfigError>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |check, verdict| findings.push(Finding { check, verdict });
+    add("data directory", data_dir(&config.data_dir));
+    add("disk", disk(&config.data_dir));
+    add("module", module(&config.token.module));
+    let token = match pin {
+        Ok(pin) => {
+            add("PIN source", Verdict::Good("readable".to_owned()));
+            open_token(config, pin)
+        }
+        Err(error) => {
+            add("PIN source", fault(error, "put the PIN where token.pin says, readable by this user only"));
+            Err(Verdict::Skipped("without a PIN".to_owned()))
+        }
+    };
+    let (token, verdict) = match token {
+        Ok((token, label)) => (Some(token), Verdict::Good(label)),
+        Err(verdict) => (None, verdict),
+    };
+    add("token", verdict);
+    match open_store(config) {
+        Ok(store) => {
+            add("journal", Verdict::Good(format!("{} records, the service is stopped", store.statistics().records)));
+            add("clock", clock(Some(store.high_water())));
+            for entry in store.issuers().unwrap_or_default() {
+                add("keys", keys(token.as_ref(), &entry));
+                add("chain", chain(&entry));
+                add("CRL", crl(&store, &entry));
+            }
+            add("gRPC port", free_port(config.grpc.listen));
+            add("HTTP port", free_port(config.http.listen));
+            store.close();
+        }
+        Err(None) => {
+            add("journal", Verdict::Good("in use by the running service".to_owned()));
+            add("clock", clock(None));
+            add("gRPC port", answering(config.grpc.listen));
+            add("HTTP port", answering(config.http.listen));
+            let telemetry = config.telemetry.listen.unwrap_or(config.http.listen);
+            add("readiness", readiness(telemetry));
+        }
+        Err(Some(verdict)) => {
+            add("journal", verdict);
+            add("clock", clock(None));
+        }
+    }
+    findings
+}
+
+fn data_dir(dir: &Path) -> Verdict {
+    match fs::metadata(dir) {
+        Ok(meta) if !meta.is_dir() => fault(format!("{} is no directory", dir.display()), "correct data_dir"),
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
+            fault(format!("{} is open to others", dir.display()), format!("chmod 700 {}", dir.display()))
+        }
+        Ok(_) => Verdict::Good(dir.display().to_string()),
+        Err(e) => fault(format!("{}: {e}", dir.display()), "run 'sealwright init', or correct data_dir"),
+    }
+}
+
+fn disk(dir: &Path) -> Verdict {
+    match rustix::fs::statvfs(dir) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let text = format!("{} MiB free", free / (1024 * 1024));
+            if free < DISK_LEAST { fault(text, "make room; issuing stops when the disk is full") } else { Verdict::Good(text) }
+        }
+        Err(e) => Verdict::Skipped(e.to_string()),
+    }
+}
+
+fn module(path: &Path) -> Verdict {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => Verdict::Good(path.display().to_string()),
+        _ => fault(
+            format!("{} is not there", path.display()),
+            "install the token's PKCS#11 library and correct token.module (SoftHSM: apt-get install softhsm2)",
+        ),
+    }
+}
+
+fn open_token(config: &Config, pin: hsm::Pin) -> Result<(Token, String), Verdict> {
+    let uri = TokenUri::parse(&config.token.uri).map_err(|e| fault(e, "correct token.uri"))?;
+    let section = &config.token;
+    let wanted = TokenConfig {
+        sessions: 1,
+        deadline: section.deadline,
+        queue: section.queue,
+        ..TokenConfig::new(section.module.clone(), uri)
+    };
+    let cure = "check token.uri, the PIN, and that the token is plugged in or reachable";
+    let token = Token::open(wanted, pin).map_err(|e| fault(e, cure))?;
+    let label = format!("'{}' logged in", config.token.uri);
+    Ok((token, label))
+}
+
+/// `Err(None)` when a running service has it.
+fn open_store(config: &Config) -> Result<Store, Option<Verdict>> {
+    match Store::open(&config.data_dir, OpenOptions { create: false, ..OpenOptions::default() }) {
+        Ok((store, _)) => Ok(store),
+        Err(OpenError::Locked(_)) => Err(None),
+        Err(e) => Err(Some(fault(e, "run 'sealwright journal verify'; when there is no journal, 'sealwright init'"))),
+    }
+}
+
+fn now() -> UnixTime {
+    UnixTime::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs())
+}
+
+fn clock(high_water: Option<UnixTime>) -> Verdict {
+    let now = now();
+    if now.as_secs() < EARLIEST || high_water.is_some_and(|h| now.plus(crate::limits::CLOCK_BEHIND) < h) {
+        return fault(format!("the clock says {now}, which is in the past"), "set the clock; run chrony or systemd-timesyncd");
+    }
+    Verdict::Good(now.to_string())
+}
+
+fn keys(token: Option<&Token>, entry: &IssuerEntry) -> Verdict {
+    let Some(token) = token else { return Verdict::Skipped(format!("{}: without the token", entry.id)) };
+    let pairs = [(&entry.key_id, &entry.certificate), (&entry.ocsp_key_id, &entry.ocsp_certificate)];
+    for (id, der) in pairs.into_iter().filter(|(_, der)| !der.is_empty()) {
+        let checked = (|| -> anyhow::Result<()> {
+            let (id, certificate) = (KeyId::from_slice(id)?, Certificate::from_der(der)?);
+            let key = token.find(&id)?;
+            anyhow::ensure!(key.public_key == *certificate.public_key(), "key {id} is not that of its certificate");
+            Ok(token.prove(&id, certificate.public_key())?)
+        })();
+        if let Err(error) = checked {
+            return fault(
+                format!("{}: {error:#}", entry.id),
+                "this is not the token that the authority was made in, or a key was deleted; restore the token's backup",
+            );
+        }
+    }
+    Verdict::Good(format!("{}: keys are there and sign", entry.id))
+}
+
+fn chain(entry: &IssuerEntry) -> Verdict {
+    let cure = "restore the journal from its backup";
+    let mut last = String::new();
+    for der in std::iter::once(&entry.certificate).chain(&entry.chain) {
+        match Certificate::from_der(der) {
+            Ok(c) if !c.is_valid_at(now()) => {
+                return fault(format!("{}: {} is not valid now", entry.id, c.subject()), "roll over to a new issuer");
+            }
+            Ok(c) => last = format!("{}: valid until {}", entry.id, c.not_after()),
+            Err(e) => return fault(format!("{}: {e}", entry.id), cure),
+        }
+    }
+    Verdict::Good(last)
+}
+
+fn crl(store: &Store, entry: &IssuerEntry) -> Verdict {
+    match store.crl(&entry.id) {
+        Ok(Some(crl)) if crl.next_update <= now() => {
+            fault(format!("{}: number {} ended {}", entry.id, crl.number, crl.next_update), "start the service; it makes a new one")
+        }
+        Ok(Some(crl)) => Verdict::Good(format!("{}: number {}, until {}", entry.id, crl.number, crl.next_update)),
+        Ok(None) => Verdict::Skipped(format!("{}: the first is made when the service starts", entry.id)),
+        Err(e) => fault(format!("{}: {e}", entry.id), "run 'sealwright journal rebuild'"),
+    }
+}
+
+fn free_port(address: SocketAddr) -> Verdict {
+    match TcpListener::bind(address) {
+        Ok(_) => Verdict::Good(format!("{address} is free")),
+        Err(e) => fault(format!("{address}: {e}"), "stop the program that has it (ss -ltnp), or change the configuration"),
+    }
+}
+
+fn reachable(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    TcpStream::connect_timeout(&address, Duration::from_secs(2))
+}
+
+fn answering(address: SocketAddr) -> Verdict {
+    match reachable(address) {
+        Ok(_) => Verdict::Good(format!("{address} answers")),
+        Err(e) => fault(format!("{address}: {e}"), "look at the service's log"),
+    }
+}
+
+fn readiness(address: SocketAddr) -> Verdict {
+    let asked = reachable(address).and_then(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.take(4096).read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    match asked {
+        Ok(answer) if answer.contains(" 200 ") => Verdict::Good("the token signs".to_owned()),
+        Ok(answer) => fault(answer.lines().last().unwrap_or_default(), "look at the service's log"),
+        Err(e) => fault(e, "look at the service's log"),
+    }
+}

@@ -1,0 +1,227 @@
+//! CRLs: signed on a schedule and after revocations, kept in a file each, served from memory.
+
+use crate::{ca::Ca, error::Failure};
+use ca_core::{id::IssuerId, issuer::IssuerState, serial::SerialNumber, time::UnixTime};
+use revocation::{
+    CrlReason,
+    crl::{self, CrlRequest, CrlScope, RevokedEntry},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+use store::{PublishCrl, ReserveCrlNumber};
+use tokio::sync::Notify;
+
+/// A CRL as it is served.
+pub struct PublishedCrl {
+    /// Its number.
+    pub number: u64,
+    /// thisUpdate.
+    pub this_update: UnixTime,
+    /// nextUpdate.
+    pub next_update: UnixTime,
+    /// The CertificateList, DER.
+    pub der: Vec<u8>,
+    /// SHA-256 of that, hexadecimal: its entity tag.
+    pub sha256: String,
+    /// The listed serial numbers, sorted.
+    serials: Vec<SerialNumber>,
+}
+
+impl PublishedCrl {
+    /// Whether this CRL lists the certificate.
+    pub fn lists(&self, serial: &SerialNumber) -> bool {
+        self.serials.binary_search(serial).is_ok()
+    }
+
+    /// How many certificates it lists.
+    pub fn len(&self) -> usize {
+        self.serials.len()
+    }
+
+    /// Whether it lists none.
+    pub fn is_empty(&self) -> bool {
+        self.serials.is_empty()
+    }
+}
+
+/// The published CRLs, and who waits for the next.
+pub struct Publisher {
+    dir: PathBuf,
+    current: RwLock<HashMap<IssuerId, Arc<PublishedCrl>>>,
+    wake: Mutex<HashMap<IssuerId, Arc<Notify>>>,
+}
+
+impl Publisher {
+    /// CRL files live in `crl/` under `data_dir`.
+    pub fn new(data_dir: &Path) -> Self {
+        Self { dir: data_dir.join("crl"), current: RwLock::default(), wake: Mutex::default() }
+    }
+
+    /// The newest CRL of an issuer.
+    pub fn current(&self, issuer: &IssuerId) -> Option<Arc<PublishedCrl>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+    }
+
+    /// Asks for new CRLs of these issuers; repeated asking within the delay gives one CRL.
+    pub fn revoked<'a>(&self, issuers: impl IntoIterator<Item = &'a IssuerId>) {
+        for issuer in issuers {
+            self.notify(issuer).notify_one();
+        }
+    }
+
+    fn notify(&self, issuer: &IssuerId) -> Arc<Notify> {
+        let mut wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        wake.entry(issuer.clone()).or_default().clone()
+    }
+
+    fn set(&self, issuer: &IssuerId, crl: PublishedCrl) {
+        let labels = [("issuer", issuer.to_string())];
+        metrics::gauge!("sealwright_crl_number", &labels).set(crl.number as f64);
+        metrics::gauge!("sealwright_crl_entries", &labels).set(crl.len() as f64);
+        self.current.write().unwrap_or_else(PoisonError::into_inner).insert(issuer.clone(), Arc::new(crl));
+    }
+
+    fn file(&self, issuer: &IssuerId) -> PathBuf {
+        // An issuer id has no slash (see `id`), and ".." would need no letter or digit: refused by the suffix.
+        self.dir.join(format!("{issuer}.crl"))
+    }
+}
+
+/// The CRL's schedule for one issuer; runs for the life of the service.
+pub async fn run(ca: Arc<Ca>, issuer: IssuerId) {
+    let wake = ca.publisher.notify(&issuer);
+    if let Err(error) = load(&ca, &issuer) {
+        tracing::info!(%issuer, %error, "no usable CRL on disk; a new one is made");
+    }
+    // What was revoked just before the last stop may not be on the stored CRL.
+    let mut wanted = is_behind(&ca, &issuer);
+    let mut backoff = Duration::from_secs(1);
+    loop {
+        if wanted || is_due(&ca, &issuer) {
+            match publish(&ca, &issuer).await {
+                Ok(()) => {
+                    wanted = false;
+                    backoff = Duration::from_secs(1);
+                }
+                Err(error) => {
+                    tracing::warn!(%issuer, %error, "no new CRL could be made; the old one stays");
+                    metrics::counter!("sealwright_crl_failures_total", "issuer" => issuer.to_string()).increment(1);
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(Duration::from_secs(30));
+                    wanted = true;
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            () = wake.notified() => {
+                tokio::time::sleep(ca.config.status.crl_delay).await;
+                wanted = true;
+            }
+            // Short steps: the wall clock decides, also after the machine was suspended.
+            () = tokio::time::sleep(Duration::from_secs(30)) => {}
+        }
+    }
+}
+
+fn is_due(ca: &Ca, issuer: &IssuerId) -> bool {
+    ca.publisher.current(issuer).is_none_or(|c| ca.now() >= c.this_update.plus(ca.config.status.crl_validity / 2))
+}
+
+fn is_behind(ca: &Ca, issuer: &IssuerId) -> bool {
+    let Some(current) = ca.publisher.current(issuer) else { return true };
+    let mut missing = false;
+    let visited = ca.store.revoked(issuer, &mut |e| missing |= !current.lists(&e.serial) && keep(ca, e.not_after));
+    missing || visited.is_err()
+}
+
+/// An expired certificate stays on the CRLs of two more periods (RFC 5280 3.3 asks for one).
+fn keep(ca: &Ca, not_after: UnixTime) -> bool {
+    not_after.plus(ca.config.status.crl_validity * 2) >= ca.now()
+}
+
+fn load(ca: &Ca, issuer: &IssuerId) -> anyhow::Result<()> {
+    let recorded = ca.store.crl(issuer)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
+    let der = fs::read(ca.publisher.file(issuer))?;
+    anyhow::ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
+    let serials = crl::serials(&der)?;
+    let crl = PublishedCrl {
+        number: recorded.number,
+        this_update: recorded.this_update,
+        next_update: recorded.next_update,
+        sha256: hex::encode(recorded.sha256),
+        der,
+        serials,
+    };
+    ca.publisher.set(issuer, crl);
+    Ok(())
+}
+
+/// Makes, signs, stores and publishes one CRL. Its number is durable before the token is asked.
+async fn publish(ca: &Arc<Ca>, id: &IssuerId) -> Result<(), Failure> {
+    let Some(issuer) = ca.issuer_by_id(id).filter(|i| i.issuer.state() != IssuerState::Retired) else {
+        return Ok(());
+    };
+    let begun = Instant::now();
+    let number = ca.commit(ReserveCrlNumber { issuer: id.clone() }).await?;
+    let this_update = ca.now();
+    let next_update = this_update.plus(ca.config.status.crl_validity);
+    let (entries, sequence) = tokio::task::block_in_place(|| collect(ca, id))?;
+    let mut serials: Vec<SerialNumber> = entries.iter().map(|e| e.serial.clone()).collect();
+    serials.sort();
+    let request = CrlRequest {
+        issuer_name_der: issuer.issuer.name_der(),
+        authority_key_identifier: issuer.issuer.key_identifier(),
+        algorithm: issuer.issuer.signature_algorithm(),
+        number,
+        this_update,
+        next_update,
+        idp_url: issuer.issuer.urls().crl(),
+        scope: CrlScope::Everything,
+    };
+    let tbs = crl::prepare(&request, entries).map_err(Failure::internal)?;
+    let signature =
+        ca.sign("crl", issuer.key, issuer.issuer.public_key(), tbs.algorithm(), tbs.as_bytes()).await?;
+    let der = crl::finish(tbs, &signature).map_err(Failure::internal)?;
+    let sha256: [u8; 32] = Sha256::digest(&der).into();
+    tokio::task::block_in_place(|| write_whole(&ca.publisher.file(id), &der)).map_err(Failure::internal)?;
+    ca.commit(PublishCrl { issuer: id.clone(), number, this_update, next_update, sha256, sequence }).await?;
+    let entries = serials.len();
+    ca.publisher.set(id, PublishedCrl { number, this_update, next_update, der, sha256: hex::encode(sha256), serials });
+    metrics::histogram!("sealwright_crl_seconds").record(begun.elapsed().as_secs_f64());
+    tracing::info!(issuer = %id, number, entries, "CRL published");
+    Ok(())
+}
+
+fn collect(ca: &Ca, issuer: &IssuerId) -> Result<(Vec<RevokedEntry>, u64), Failure> {
+    let mut entries = Vec::new();
+    let sequence = ca.store.revoked(issuer, &mut |e| {
+        if keep(ca, e.not_after) {
+            let reason = CrlReason::from_code(e.reason).unwrap_or(CrlReason::Unspecified);
+            entries.push(RevokedEntry { serial: e.serial, at: e.at, reason, invalidity_date: e.invalidity_date });
+        }
+    })?;
+    Ok((entries, sequence))
+}
+
+/// Replaces a file so that every reader sees the old or the new one, whole, and a power cut leaves one of them.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().ok_or_else(|| io::Error::other("a file without a folder"))?;
+    fs::create_dir_all(dir)?;
+    let next = path.with_extension("next");
+    let mut file = fs::File::create(&next)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    fs::File::open(dir)?.sync_all()
+}

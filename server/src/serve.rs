@@ -1,0 +1,316 @@
+//! Starts and stops the service: checks what it has, binds what it serves, ends in order.
+
+use crate::{
+    authority::Authority,
+    ca::Ca,
+    config::{self, Config},
+    enroll::Enrollment,
+    http::{self, StatusHttp},
+    identity::Gate,
+    inventory::Inventory,
+    issuance, limits,
+    ocsp::OcspService,
+    principals::Principals,
+    publish,
+    revoke::Revoker,
+    service_certificates,
+    telemetry::Telemetry,
+    tls::{self, ServerTls},
+};
+use anyhow::{Context, Result, bail, ensure};
+use arc_swap::ArcSwap;
+use ca_core::certificate::Certificate;
+use hsm::{KeyId, Pin, Token, TokenConfig, TokenUri};
+use proto::v1::{
+    access_service_server::AccessServiceServer, authority_service_server::AuthorityServiceServer,
+    certificate_service_server::CertificateServiceServer, enrollment_service_server::EnrollmentServiceServer,
+    revocation_service_server::RevocationServiceServer,
+};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use store::{OpenOptions, OpenReport, Store};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use tonic::{service::Routes, transport::Server};
+
+/// A running service.
+pub struct Running {
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
+    /// Where plain HTTP listens.
+    pub http: SocketAddr,
+    /// Where telemetry listens, if on its own.
+    pub telemetry: Option<SocketAddr>,
+    /// The authority, for what `dev` does beside serving.
+    pub ca: Arc<Ca>,
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<Result<()>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+/// Opens the token that the configuration names.
+///
+/// # Errors
+/// What the token says, with what to do.
+pub fn open_token(config: &Config, pin: Pin) -> Result<Token> {
+    let section = &config.token;
+    let uri = TokenUri::parse(&section.uri).context("token.uri")?;
+    let token = TokenConfig {
+        module: section.module.clone(),
+        uri,
+        sessions: section.sessions,
+        deadline: section.deadline,
+        queue: section.queue,
+    };
+    Token::open(token, pin).context("the PKCS#11 token cannot be used; 'sealwright doctor' says more")
+}
+
+/// Opens the journal.
+///
+/// # Errors
+/// What the store says, with what to do.
+pub fn open_store(config: &Config, create: bool) -> Result<(Store, OpenReport)> {
+    let options = OpenOptions { create, ..OpenOptions::default() };
+    let (store, report) = Store::open(&config.data_dir, options)
+        .with_context(|| format!("the journal in {} cannot be opened", config.data_dir.display()))?;
+    tracing::info!(?report, "journal open");
+    Ok((store, report))
+}
+
+/// Opens journal and token and puts the authority together.
+///
+/// # Errors
+/// The first thing that is not as it must be.
+pub fn open(config: Config, pin: Pin, create: bool) -> Result<Arc<Ca>> {
+    let (store, _) = open_store(&config, create)?;
+    let token = open_token(&config, pin)?;
+    Ca::assemble(config, store, token)
+}
+
+/// Every issuer's and responder's key must be in the token and be the key of its certificate.
+///
+/// # Errors
+/// Names the key that is missing or different.
+pub fn check_keys(ca: &Ca) -> Result<()> {
+    for loaded in ca.issuers.load().iter() {
+        let id = loaded.issuer.id();
+        check_key(&ca.token, loaded.key, loaded.issuer.certificate()).with_context(|| format!("issuer {id}"))?;
+        if let Some(responder) = &loaded.responder {
+            check_key(&ca.token, responder.key, &responder.certificate)
+                .with_context(|| format!("OCSP responder of {id}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_key(token: &Token, id: KeyId, certificate: &Certificate) -> Result<()> {
+    let key = token.find(&id)?;
+    ensure!(
+        key.public_key == *certificate.public_key(),
+        "the key {id} in the token is not the key of its certificate; the token was changed or swapped"
+    );
+    token.prove(&id, certificate.public_key()).context("the key does not sign")?;
+    Ok(())
+}
+
+/// Starts everything and returns when it serves.
+///
+/// # Errors
+/// The first thing that is not as it must be; nothing keeps running then.
+pub async fn start(ca: Arc<Ca>) -> Result<Running> {
+    if ca.issuers.load().is_empty() {
+        bail!("there is no issuer yet; run 'sealwright init' first");
+    }
+    tokio::task::block_in_place(|| check_keys(&ca))?;
+    service_certificates::renew(&ca).await.context("the service's own certificates")?;
+    let tls = Arc::new(ArcSwap::from_pointee(tls_config(&ca)?));
+    let grpc = bind(ca.config.grpc.listen, "grpc.listen").await?;
+    let http = bind(ca.config.http.listen, "http.listen").await?;
+    let own = match ca.config.telemetry.listen {
+        Some(address) => Some(bind(address, "telemetry.listen").await?),
+        None => None,
+    };
+    let (stop, stopped) = watch::channel(false);
+    let mut running = Running {
+        grpc: grpc.local_addr()?,
+        http: http.local_addr()?,
+        telemetry: own.as_ref().map(TcpListener::local_addr).transpose()?,
+        ca: ca.clone(),
+        stop,
+        listeners: JoinSet::new(),
+        background: background(&ca, &tls),
+    };
+    let telemetry = Telemetry::new(ca.clone());
+    let shared = own.is_none().then(|| telemetry.clone());
+    let status = StatusHttp { ca: ca.clone(), ocsp: Arc::new(OcspService::new(ca.clone())), telemetry: shared };
+    running.listeners.spawn(serve_http(http, http::router(status), stopped.clone()));
+    if let Some(listener) = own {
+        running.listeners.spawn(serve_http(listener, telemetry.router(), stopped.clone()));
+    }
+    running.listeners.spawn(serve_grpc(ca, grpc, tls, stopped));
+    Ok(running)
+}
+
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{key}: cannot listen on {address}; another program may have the port"))
+}
+
+/// The TLS configuration from the recorded identity.
+fn tls_config(ca: &Ca) -> Result<rustls::ServerConfig> {
+    let identity = ca.store.server_identity()?.context("the server has no TLS certificate")?;
+    let leaf = identity.chain.first().context("the server's TLS chain is empty")?;
+    let leaf = Certificate::from_der(leaf)?;
+    let key = KeyId::from_slice(&identity.key_id)?;
+    check_key(&ca.token, key, &leaf).context("TLS key")?;
+    let issuers = ca.issuers.load();
+    let config = ServerTls {
+        algorithm: leaf.public_key().algorithm(),
+        chain: identity.chain,
+        key,
+        client_issuers: issuers.iter().map(|i| i.issuer.name_der().to_vec()).collect(),
+    };
+    Ok(tls::server_config(&ca.token, config)?)
+}
+
+fn background(ca: &Arc<Ca>, tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<JoinHandle<()>> {
+    let mut tasks = Vec::new();
+    for issuer in ca.issuers.load().iter() {
+        tasks.push(tokio::spawn(publish::run(ca.clone(), issuer.issuer.id().clone())));
+    }
+    let repaired = ca.clone();
+    tasks.push(tokio::spawn(async move { issuance::repair(&repaired).await }));
+    let (renewed, tls) = (ca.clone(), tls.clone());
+    tasks.push(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            match service_certificates::renew(&renewed).await {
+                Ok(false) => {}
+                Ok(true) => match tls_config(&renewed) {
+                    Ok(config) => tls.store(Arc::new(config)),
+                    Err(error) => tracing::error!(%error, "the new TLS certificate cannot be used"),
+                },
+                Err(error) => tracing::warn!(%error, "the service's own certificates could not be renewed"),
+            }
+        }
+    }));
+    tasks
+}
+
+async fn serve_http(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) -> Result<()> {
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        })
+        .await?;
+    Ok(())
+}
+
+async fn serve_grpc(
+    ca: Arc<Ca>,
+    listener: TcpListener,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("sealwright.v1", tonic_health::ServingStatus::Serving).await;
+    let reflection = |set: tonic_reflection::server::Builder<'static>| {
+        set.register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection_v1 = reflection(tonic_reflection::server::Builder::configure()).build_v1()?;
+    let reflection_v1alpha = reflection(tonic_reflection::server::Builder::configure()).build_v1alpha()?;
+    macro_rules! limited {
+        ($server:ident, $service:expr) => {
+            $server::new($service)
+                .max_decoding_message_size(limits::REQUEST_BYTES)
+                .max_encoding_message_size(limits::RESPONSE_BYTES)
+        };
+    }
+    let routes = Routes::new(limited!(EnrollmentServiceServer, Enrollment { ca: ca.clone() }))
+        .add_service(limited!(CertificateServiceServer, Inventory { ca: ca.clone() }))
+        .add_service(limited!(RevocationServiceServer, Revoker { ca: ca.clone() }))
+        .add_service(limited!(AuthorityServiceServer, Authority { ca: ca.clone() }))
+        .add_service(limited!(AccessServiceServer, Principals { ca: ca.clone() }))
+        .add_service(health_service)
+        .add_service(reflection_v1)
+        .add_service(reflection_v1alpha);
+    Server::builder()
+        .timeout(limits::CALL)
+        .concurrency_limit_per_connection(limits::STREAMS_PER_CONNECTION as usize)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(16 * 1024)
+        .layer(Gate::new(ca))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(tls::incoming(listener, tls), async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        })
+        .await?;
+    Ok(())
+}
+
+impl Running {
+    /// Waits until a listener ends by itself, which is a failure.
+    ///
+    /// # Errors
+    /// What ended it.
+    pub async fn failed(&mut self) -> Result<()> {
+        match self.listeners.join_next().await {
+            Some(ended) => ended?.and_then(|()| bail!("a listener ended")),
+            None => bail!("nothing is listening"),
+        }
+    }
+
+    /// Ends in order: no new calls, those in progress finish (8 s at most), the journal is closed.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        let drained = tokio::time::timeout(Duration::from_secs(8), async {
+            while self.listeners.join_next().await.is_some() {}
+        });
+        if drained.await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        for task in self.background {
+            task.abort();
+        }
+        let store = self.ca.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps the service from starting, or what ended it.
+pub async fn run(config: Config) -> Result<()> {
+    let pin = config::read_pin(&config.token.pin)?;
+    let ca = tokio::task::block_in_place(|| open(config, pin, false))?;
+    let mut running = start(ca).await?;
+    tracing::info!(grpc = %running.grpc, http = %running.http, "serving");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let outcome = tokio::select! {
+        ended = running.failed() => ended,
+        signal = terminated() => signal,
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    running.stop().await;
+    outcome
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// When signals cannot be caught.
+pub async fn terminated() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    Ok(())
+}

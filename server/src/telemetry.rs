@@ -1,0 +1,173 @@
+//! Logs, metrics and readiness.
+
+use crate::{
+    ca::Ca,
+    config::{LogFormat, TelemetrySection},
+};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+use tokio::sync::Mutex;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Starts logging to standard error. A second call changes nothing.
+pub fn start_logging(section: &TelemetrySection) {
+    let filter = EnvFilter::try_new(&section.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = match section.format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+fn recorder() -> Option<PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    // From 100 µs to 10 s: a signature of SoftHSM up to a network HSM that is about to fail.
+    const BUCKETS: [f64; 16] =
+        [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    HANDLE
+        .get_or_init(|| {
+            let handle = PrometheusBuilder::new().set_buckets(&BUCKETS).and_then(PrometheusBuilder::install_recorder);
+            if let Err(error) = &handle {
+                tracing::error!(%error, "metrics are off");
+            }
+            describe();
+            handle.ok()
+        })
+        .clone()
+}
+
+fn describe() {
+    use metrics::{describe_counter as counter, describe_gauge as gauge, describe_histogram as histogram};
+    counter!("sealwright_issued_total", "Certificates issued, by profile");
+    counter!("sealwright_replayed_total", "Requests answered again with what they had got before");
+    counter!("sealwright_refused_total", "Requests refused, by method and reason");
+    counter!("sealwright_revoked_total", "Certificates revoked on request");
+    counter!("sealwright_ocsp_total", "OCSP answers, by kind");
+    counter!("sealwright_token_failures_total", "Signatures that the token did not make, by class");
+    counter!("sealwright_tls_failures_total", "TLS handshakes that failed");
+    counter!("sealwright_crl_failures_total", "CRLs that could not be made");
+    histogram!("sealwright_rpc_seconds", "Time of a gRPC call");
+    histogram!("sealwright_sign_seconds", "Time from asking the token until its signature is there");
+    histogram!("sealwright_crl_seconds", "Time to make and publish a CRL");
+    gauge!("sealwright_crl_number", "Number of the newest CRL");
+    gauge!("sealwright_crl_entries", "Certificates on the newest CRL");
+    gauge!("sealwright_crl_age_seconds", "Age of the newest CRL");
+    gauge!("sealwright_crl_seconds_left", "Time until nextUpdate of the newest CRL; negative when it is stale");
+    gauge!("sealwright_journal_records", "Records in the journal");
+    gauge!("sealwright_journal_bytes", "Size of the journal");
+    gauge!("sealwright_journal_syncs_total", "Syncs of the journal; records / syncs is the group commit's size");
+    gauge!("sealwright_journal_sync_seconds_total", "Time spent in syncs of the journal");
+    gauge!("sealwright_journal_queue", "Changes that wait for the journal");
+    gauge!("sealwright_token_signatures_total", "Signatures made by the token");
+    gauge!("sealwright_token_recoveries_total", "Times that sessions or the module were made anew");
+    gauge!("sealwright_token_queue", "Requests that wait for the token");
+}
+
+/// Metrics and readiness of one running service.
+#[derive(Clone)]
+pub struct Telemetry {
+    ca: Arc<Ca>,
+    metrics: Option<PrometheusHandle>,
+    probe: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
+}
+
+impl Telemetry {
+    /// Starts the recorder, once a process.
+    pub fn new(ca: Arc<Ca>) -> Self {
+        Self { ca, metrics: recorder(), probe: Arc::default() }
+    }
+
+    /// The routes, for a listener of their own.
+    pub fn router(self) -> Router {
+        Router::new()
+            .fallback(|State(t): State<Self>, request: Request| async move { t.answer(request.uri().path()).await })
+            .with_state(self)
+    }
+
+    /// Answers `/metrics`, `/livez` and `/readyz`.
+    pub async fn answer(&self, path: &str) -> Response {
+        match path {
+            "/livez" => "ok\n".into_response(),
+            "/readyz" => match self.ready().await {
+                Ok(()) => "ready\n".into_response(),
+                Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+            },
+            "/metrics" => {
+                self.sample();
+                let text = self.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+            }
+            _ => (StatusCode::NOT_FOUND, "there is nothing here\n").into_response(),
+        }
+    }
+
+    /// Ready means: the clock is right, the journal takes records, each CRL is current, and every issuing key signs.
+    ///
+    /// # Errors
+    /// A sentence naming what is not.
+    pub async fn ready(&self) -> Result<(), String> {
+        // One probe a second, whoever asks: it costs a signature of every issuer.
+        let mut probe = self.probe.lock().await;
+        if let Some((at, result)) = probe.as_ref()
+            && at.elapsed() < Duration::from_secs(1)
+        {
+            return result.clone();
+        }
+        let result = self.probe_now().await;
+        *probe = Some((Instant::now(), result.clone()));
+        result
+    }
+
+    async fn probe_now(&self) -> Result<(), String> {
+        if let Some(fault) = self.ca.clock.fault(&self.ca.store) {
+            return Err(format!("the clock is at fault ({fault:?})"));
+        }
+        let issuers = self.ca.issuers.load_full();
+        for loaded in issuers.iter() {
+            let id = loaded.issuer.id();
+            let stale = self.ca.publisher.current(id).is_none_or(|c| c.next_update <= self.ca.now());
+            if stale {
+                return Err(format!("the CRL of {id} is stale"));
+            }
+            // A text that is no TBSCertificate, TBSCertList or ResponseData: its signature is worth nothing elsewhere.
+            let message = format!("sealwright readiness probe, {} at {}", id, self.ca.now());
+            let (key, public) = (loaded.key, loaded.issuer.public_key());
+            let algorithm = loaded.issuer.signature_algorithm();
+            self.ca.sign("probe", key, public, algorithm, message.as_bytes()).await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Gauges that are read when somebody looks.
+    fn sample(&self) {
+        let now = self.ca.now();
+        for loaded in self.ca.issuers.load().iter() {
+            let id = loaded.issuer.id();
+            if let Some(crl) = self.ca.publisher.current(id) {
+                let labels = [("issuer", id.to_string())];
+                metrics::gauge!("sealwright_crl_age_seconds", &labels).set(crl.this_update.until(now).as_secs_f64());
+                let left = crl.next_update.as_secs() as f64 - now.as_secs() as f64;
+                metrics::gauge!("sealwright_crl_seconds_left", &labels).set(left);
+            }
+        }
+        let journal = self.ca.store.statistics();
+        metrics::gauge!("sealwright_journal_records").set(journal.records as f64);
+        metrics::gauge!("sealwright_journal_bytes").set(journal.octets as f64);
+        metrics::gauge!("sealwright_journal_syncs_total").set(journal.syncs as f64);
+        metrics::gauge!("sealwright_journal_sync_seconds_total").set(journal.sync_sum.as_secs_f64());
+        metrics::gauge!("sealwright_journal_queue").set(journal.queue as f64);
+        let token = self.ca.token.statistics();
+        metrics::gauge!("sealwright_token_signatures_total").set(token.signatures as f64);
+        metrics::gauge!("sealwright_token_recoveries_total").set(token.recoveries as f64);
+        metrics::gauge!("sealwright_token_queue").set(token.queue as f64);
+    }
+}
