@@ -1,0 +1,492 @@
+//! Key pairs on a token: making them, finding them by CKA_ID, reading what the token says about them.
+
+use crate::error::Trouble;
+use crate::mechanism::curve_octets;
+use crate::{Failure, FailureClass, HsmError};
+use ca_core::key::{KeyAlgorithm, PublicKey};
+use cryptoki::error::{Error as Cryptoki, RvError};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, SessionState};
+use der::asn1::{AnyRef, BitString, OctetStringRef, UintRef};
+use der::{Any, Decode, Encode, Sequence};
+use spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
+use std::fmt;
+use std::str::FromStr;
+
+const ID_EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+/// DER of the named curves' identifiers, and PKCS#11 3.0's other name of edwards25519.
+const P256_PARAMS: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+const P384_PARAMS: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
+const P521_PARAMS: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x23";
+const ED25519_PARAMS: &[u8] = b"\x06\x03\x2b\x65\x70";
+const ED25519_NAME: &[u8] = b"\x13\x0cedwards25519";
+
+/// A key pair's CKA_ID: 16 octets, random, given by the caller and recorded with the key's purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    /// From 16 octets that must come from a random generator.
+    pub fn from_bytes(octets: [u8; 16]) -> Self {
+        Self(octets)
+    }
+
+    /// The octets.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = HsmError;
+
+    fn from_str(text: &str) -> Result<Self, HsmError> {
+        let mut octets = [0; 16];
+        hex::decode_to_slice(text, &mut octets)
+            .map_err(|_| HsmError::Configuration { field: "key id", reason: "must be 32 hexadecimal digits" })?;
+        Ok(Self(octets))
+    }
+}
+
+/// A key pair to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRequest {
+    /// CKA_LABEL of both halves, for people: 1 to 64 octets, no control characters.
+    pub label: String,
+    /// CKA_ID of both halves.
+    pub id: KeyId,
+    /// What to make.
+    pub algorithm: KeyAlgorithm,
+}
+
+impl KeyRequest {
+    pub(crate) fn check(&self) -> Result<(), HsmError> {
+        let refuse = |field, reason| Err(HsmError::Configuration { field, reason });
+        if !(1..=64).contains(&self.label.len()) || self.label.chars().any(char::is_control) {
+            return refuse("label", "must have 1 to 64 octets and no control characters");
+        }
+        if let KeyAlgorithm::Rsa(bits) = self.algorithm
+            && !(2048..=4096).contains(&bits)
+        {
+            return refuse("algorithm", "RSA keys have 2048 to 4096 bits");
+        }
+        Ok(())
+    }
+}
+
+/// What the token asserts about a private key. Assertions of the token, no proof.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyAttributes {
+    /// CKA_SENSITIVE: cannot be read in the clear.
+    pub sensitive: bool,
+    /// CKA_EXTRACTABLE: can be wrapped out.
+    pub extractable: bool,
+    /// CKA_ALWAYS_SENSITIVE.
+    pub always_sensitive: bool,
+    /// CKA_NEVER_EXTRACTABLE.
+    pub never_extractable: bool,
+    /// CKA_LOCAL: made on the token.
+    pub local: bool,
+    /// CKA_SIGN.
+    pub sign: bool,
+    /// CKA_DECRYPT, CKA_UNWRAP, CKA_DERIVE or CKA_SIGN_RECOVER: usable for more than signing.
+    pub other_use: bool,
+    /// CKA_MODIFIABLE.
+    pub modifiable: bool,
+    /// CKA_COPYABLE; tokens older than PKCS#11 2.30 do not say and count as true.
+    pub copyable: bool,
+}
+
+impl KeyAttributes {
+    /// The first thing that keeps this from being a key which was made on the token, never left it and only signs.
+    pub fn flaw(&self) -> Option<&'static str> {
+        let rules = [
+            (self.sensitive, "CKA_SENSITIVE is false"),
+            (!self.extractable, "CKA_EXTRACTABLE is true"),
+            (self.always_sensitive, "CKA_ALWAYS_SENSITIVE is false"),
+            (self.never_extractable, "CKA_NEVER_EXTRACTABLE is false"),
+            (self.local, "CKA_LOCAL is false: it was not made on this token"),
+            (self.sign, "CKA_SIGN is false"),
+            (!self.other_use, "it may decrypt, unwrap, derive or sign with recovery"),
+        ];
+        rules.into_iter().find(|(holds, _)| !holds).map(|(_, flaw)| flaw)
+    }
+}
+
+/// A key pair on the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenKey {
+    /// CKA_ID of both halves.
+    pub id: KeyId,
+    /// CKA_LABEL of the private key.
+    pub label: String,
+    /// The public half, checked.
+    pub public_key: PublicKey,
+    /// What the token says about the private half.
+    pub attributes: KeyAttributes,
+}
+
+/// The two halves of a pair, as handles good for one connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair {
+    pub private: ObjectHandle,
+    public: ObjectHandle,
+}
+
+/// Exactly one private and one public key with this id.
+pub(crate) fn pair(session: &Session, id: &KeyId) -> Result<Pair, Trouble> {
+    let find = |class| session.find_objects(&[Attribute::Class(class), Attribute::Id(id.0.to_vec())]);
+    let private = find(ObjectClass::PRIVATE_KEY)?;
+    let public = find(ObjectClass::PUBLIC_KEY)?;
+    match (&private[..], &public[..]) {
+        ([private], [public]) => Ok(Pair { private: *private, public: *public }),
+        ([], _) => {
+            // A session that lost its login does not see private objects.
+            let state = session.get_session_info()?.session_state();
+            if matches!(state, SessionState::RwPublic | SessionState::RoPublic) {
+                return Err(Failure::ours("C_FindObjects", "not logged in", FailureClass::LoginAgain).into());
+            }
+            Err(HsmError::KeyMissing { id: *id }.into())
+        }
+        _ => Err(HsmError::KeyAmbiguous { id: *id, private: private.len(), public: public.len() }.into()),
+    }
+}
+
+pub(crate) fn describe(session: &Session, id: &KeyId, pair: Pair) -> Result<TokenKey, Trouble> {
+    let public_key = public_key(session, id, pair.public)?;
+    let (attributes, label) = private_attributes(session, pair.private)?;
+    Ok(TokenKey { id: *id, label, public_key, attributes })
+}
+
+/// All pairs whose CKA_ID could be ours. Pairs of foreign algorithms are left out.
+pub(crate) fn list(session: &Session) -> Result<Vec<TokenKey>, Trouble> {
+    let mut keys: Vec<TokenKey> = Vec::new();
+    for handle in session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY)])? {
+        let id = session.get_attributes(handle, &[AttributeType::Id])?.into_iter().find_map(|a| match a {
+            Attribute::Id(id) => <[u8; 16]>::try_from(id).ok().map(KeyId),
+            _ => None,
+        });
+        let Some(id) = id else { continue };
+        match pair(session, &id).and_then(|pair| describe(session, &id, pair)) {
+            Ok(key) => keys.push(key),
+            Err(Trouble::Answer(HsmError::KeyUnsuitable { id, reason })) => {
+                tracing::warn!(%id, reason, "a key on the token is not used");
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+    keys.sort_by_key(|key| key.id);
+    Ok(keys)
+}
+
+/// Refuses when an object of either class has the id or the label.
+pub(crate) fn absent(session: &Session, request: &KeyRequest) -> Result<(), Trouble> {
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        for (attribute, what) in [
+            (Attribute::Id(request.id.0.to_vec()), format!("id {}", request.id)),
+            (Attribute::Label(request.label.clone().into_bytes()), format!("label '{}'", request.label)),
+        ] {
+            if !session.find_objects(&[Attribute::Class(class), attribute])?.is_empty() {
+                return Err(HsmError::KeyExists { what }.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the pair, reads back what it became, and destroys it when that is not what was asked for.
+pub(crate) fn generate(session: &Session, request: &KeyRequest) -> Result<TokenKey, Trouble> {
+    let pair = make(session, request)?;
+    let checked = describe(session, &request.id, pair).and_then(|key| {
+        let flaw = match key.attributes.flaw() {
+            None if key.public_key.algorithm() == request.algorithm => return Ok(key),
+            None => "the token made a key of another algorithm",
+            Some(flaw) => flaw,
+        };
+        Err(HsmError::KeyUnsuitable { id: request.id, reason: flaw }.into())
+    });
+    if checked.is_err() {
+        for handle in [pair.private, pair.public] {
+            if let Err(error) = session.destroy_object(handle) {
+                tracing::error!(id = %request.id, failure = %Failure::from(error),
+                    "an unsuitable new key could not be destroyed; destroy it by hand");
+            }
+        }
+    }
+    checked
+}
+
+fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
+    let common = [
+        Attribute::Token(true),
+        Attribute::Label(request.label.clone().into_bytes()),
+        Attribute::Id(request.id.0.to_vec()),
+    ];
+    let mut public = common.to_vec();
+    public.extend([
+        Attribute::Private(false),
+        Attribute::Verify(true),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(false),
+    ]);
+    let mechanism = match request.algorithm {
+        KeyAlgorithm::EcP256 => ec(&mut public, P256_PARAMS),
+        KeyAlgorithm::EcP384 => ec(&mut public, P384_PARAMS),
+        KeyAlgorithm::EcP521 => ec(&mut public, P521_PARAMS),
+        KeyAlgorithm::Ed25519 => {
+            public.push(Attribute::EcParams(ED25519_PARAMS.to_vec()));
+            Mechanism::EccEdwardsKeyPairGen
+        }
+        KeyAlgorithm::Rsa(bits) => {
+            public.push(Attribute::ModulusBits(u64::from(bits).into()));
+            public.push(Attribute::PublicExponent(vec![1, 0, 1]));
+            Mechanism::RsaPkcsKeyPairGen
+        }
+    };
+    let mut private = common.to_vec();
+    private.extend([
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Decrypt(false),
+        Attribute::Derive(false),
+        Attribute::Unwrap(false),
+        Attribute::SignRecover(false),
+    ]);
+    // Not every token knows these two; what it made is read back in any case.
+    let optional = [Attribute::Modifiable(false), Attribute::Copyable(false)];
+    let mut last = None;
+    for taken in (0..=optional.len()).rev() {
+        let template = [&private[..], optional.get(..taken).unwrap_or_default()].concat();
+        match session.generate_key_pair(&mechanism, &public, &template) {
+            Ok((public, private)) => return Ok(Pair { private, public }),
+            Err(error) => {
+                let code = if let Cryptoki::Pkcs11(code, _) = &error { Some(*code) } else { None };
+                let again = matches!(
+                    code,
+                    Some(
+                        RvError::AttributeTypeInvalid
+                            | RvError::AttributeValueInvalid
+                            | RvError::AttributeReadOnly
+                            | RvError::TemplateInconsistent
+                    )
+                );
+                if !again {
+                    return Err(error.into());
+                }
+                last = Some(Failure::from(error));
+            }
+        }
+    }
+    Err(last.map_or_else(|| HsmError::Closed.into(), Trouble::from))
+}
+
+fn ec(public: &mut Vec<Attribute>, parameters: &[u8]) -> Mechanism<'static> {
+    public.push(Attribute::EcParams(parameters.to_vec()));
+    Mechanism::EccKeyPairGen
+}
+
+fn private_attributes(session: &Session, handle: ObjectHandle) -> Result<(KeyAttributes, String), Trouble> {
+    let wanted = [
+        AttributeType::Sensitive,
+        AttributeType::Extractable,
+        AttributeType::AlwaysSensitive,
+        AttributeType::NeverExtractable,
+        AttributeType::Local,
+        AttributeType::Sign,
+        AttributeType::Decrypt,
+        AttributeType::Unwrap,
+        AttributeType::Derive,
+        AttributeType::SignRecover,
+        AttributeType::Modifiable,
+        AttributeType::Copyable,
+        AttributeType::Label,
+    ];
+    // An attribute that is absent must count as the bad value.
+    let mut found = KeyAttributes { extractable: true, modifiable: true, copyable: true, ..KeyAttributes::default() };
+    let mut label = String::new();
+    for attribute in session.get_attributes(handle, &wanted)? {
+        match attribute {
+            Attribute::Sensitive(v) => found.sensitive = v,
+            Attribute::Extractable(v) => found.extractable = v,
+            Attribute::AlwaysSensitive(v) => found.always_sensitive = v,
+            Attribute::NeverExtractable(v) => found.never_extractable = v,
+            Attribute::Local(v) => found.local = v,
+            Attribute::Sign(v) => found.sign = v,
+            Attribute::Decrypt(v) | Attribute::Unwrap(v) | Attribute::Derive(v) | Attribute::SignRecover(v) => {
+                found.other_use |= v;
+            }
+            Attribute::Modifiable(v) => found.modifiable = v,
+            Attribute::Copyable(v) => found.copyable = v,
+            Attribute::Label(v) => label = String::from_utf8_lossy(&v).into_owned(),
+            _ => {}
+        }
+    }
+    Ok((found, label))
+}
+
+#[derive(Sequence)]
+struct RsaPublicKey<'a> {
+    modulus: UintRef<'a>,
+    exponent: UintRef<'a>,
+}
+
+fn public_key(session: &Session, id: &KeyId, handle: ObjectHandle) -> Result<PublicKey, Trouble> {
+    let wanted = [
+        AttributeType::KeyType,
+        AttributeType::EcParams,
+        AttributeType::EcPoint,
+        AttributeType::Modulus,
+        AttributeType::PublicExponent,
+    ];
+    let (mut kind, mut params, mut point, mut modulus, mut exponent) = (None, None, None, None, None);
+    for attribute in session.get_attributes(handle, &wanted)? {
+        match attribute {
+            Attribute::KeyType(v) => kind = Some(v),
+            Attribute::EcParams(v) => params = Some(v),
+            Attribute::EcPoint(v) => point = Some(v),
+            Attribute::Modulus(v) => modulus = Some(v),
+            Attribute::PublicExponent(v) => exponent = Some(v),
+            _ => {}
+        }
+    }
+    let spki = match (kind, params, point, modulus, exponent) {
+        (Some(KeyType::EC), Some(params), Some(point), ..) => ec_spki(&params, &point),
+        (Some(KeyType::EC_EDWARDS), Some(params), Some(point), ..) => edwards_spki(&params, &point),
+        (Some(KeyType::RSA), _, _, Some(modulus), Some(exponent)) => rsa_spki(&modulus, &exponent),
+        _ => Err("the token does not give a public key of a known type"),
+    };
+    let unsuitable = |reason| HsmError::KeyUnsuitable { id: *id, reason };
+    let spki = spki.map_err(unsuitable)?;
+    Ok(PublicKey::from_spki_der(&spki).map_err(|_| unsuitable("its public key is not one that is accepted"))?)
+}
+
+fn ec_spki(params: &[u8], point: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let algorithm = match params {
+        P256_PARAMS => KeyAlgorithm::EcP256,
+        P384_PARAMS => KeyAlgorithm::EcP384,
+        P521_PARAMS => KeyAlgorithm::EcP521,
+        _ => return Err("its curve is not one of the named curves P-256, P-384 and P-521"),
+    };
+    let octets = 1 + 2 * curve_octets(algorithm).unwrap_or_default();
+    let parameters = Any::from_der(params).map_err(|_| "its curve is malformed")?;
+    spki(ID_EC_PUBLIC_KEY, Some(parameters), octets_of(point, octets)?)
+}
+
+fn edwards_spki(params: &[u8], point: &[u8]) -> Result<Vec<u8>, &'static str> {
+    if params != ED25519_PARAMS && params != ED25519_NAME {
+        return Err("its curve is not Ed25519");
+    }
+    spki(ED25519, None, octets_of(point, 32)?)
+}
+
+fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let malformed = "its modulus or exponent is malformed";
+    let key = RsaPublicKey {
+        modulus: UintRef::new(modulus).map_err(|_| malformed)?,
+        exponent: UintRef::new(exponent).map_err(|_| malformed)?,
+    };
+    spki(RSA_ENCRYPTION, Some(Any::from(AnyRef::NULL)), &key.to_der().map_err(|_| malformed)?)
+}
+
+/// CKA_EC_POINT is an OCTET STRING around the point; some tokens give the point alone. The length tells which.
+fn octets_of(point: &[u8], octets: usize) -> Result<&[u8], &'static str> {
+    if point.len() == octets {
+        return Ok(point);
+    }
+    let inner = <&OctetStringRef>::from_der(point).map_err(|_| "its CKA_EC_POINT is malformed")?.as_bytes();
+    if inner.len() == octets { Ok(inner) } else { Err("its CKA_EC_POINT does not have the length of the curve") }
+}
+
+fn spki(oid: ObjectIdentifier, parameters: Option<Any>, key: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let malformed = "its public key cannot be encoded";
+    SubjectPublicKeyInfoOwned {
+        algorithm: AlgorithmIdentifierOwned { oid, parameters },
+        subject_public_key: BitString::from_bytes(key).map_err(|_| malformed)?,
+    }
+    .to_der()
+    .map_err(|_| malformed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    const GOOD: KeyAttributes = KeyAttributes {
+        sensitive: true,
+        extractable: false,
+        always_sensitive: true,
+        never_extractable: true,
+        local: true,
+        sign: true,
+        other_use: false,
+        modifiable: false,
+        copyable: false,
+    };
+
+    #[test]
+    fn each_missing_protection_is_a_flaw() {
+        assert_eq!(GOOD.flaw(), None);
+        for bad in [
+            KeyAttributes { sensitive: false, ..GOOD },
+            KeyAttributes { extractable: true, ..GOOD },
+            KeyAttributes { always_sensitive: false, ..GOOD },
+            KeyAttributes { never_extractable: false, ..GOOD },
+            KeyAttributes { local: false, ..GOOD },
+            KeyAttributes { sign: false, ..GOOD },
+            KeyAttributes { other_use: true, ..GOOD },
+        ] {
+            assert!(bad.flaw().is_some(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn points_are_taken_wrapped_and_raw_and_nothing_else() {
+        let raw = [7; 32];
+        let wrapped = [&[4, 32][..], &raw].concat();
+        assert_eq!(octets_of(&raw, 32), Ok(&raw[..]));
+        assert_eq!(octets_of(&wrapped, 32), Ok(&raw[..]));
+        // 32 octets that happen to be an OCTET STRING are still the raw point.
+        let tricky = [&[4, 30][..], &[9; 30]].concat();
+        assert_eq!(octets_of(&tricky, 32), Ok(&tricky[..]));
+        assert!(octets_of(&raw[..31], 32).is_err());
+        assert!(octets_of(&[4, 31], 32).is_err());
+    }
+
+    #[test]
+    fn explicit_curve_parameters_are_refused() {
+        assert!(ec_spki(b"\x30\x03\x02\x01\x01", &[4; 65]).is_err());
+        assert!(ec_spki(P256_PARAMS, &[4; 65]).is_ok());
+        assert!(edwards_spki(b"\x06\x03\x2b\x65\x71", &[1; 32]).is_err());
+    }
+
+    #[test]
+    fn ids_are_hexadecimal_and_labels_limited() {
+        let id: KeyId = "000102030405060708090a0b0c0d0e0f".parse().unwrap();
+        assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0e0f");
+        assert!("00".parse::<KeyId>().is_err());
+        let request = |label: &str| KeyRequest { label: label.into(), id, algorithm: KeyAlgorithm::EcP256 };
+        assert!(request("ok").check().is_ok());
+        assert!(request("").check().is_err());
+        assert!(request("a\nb").check().is_err());
+        assert!(request(&"x".repeat(65)).check().is_err());
+    }
+}
