@@ -1,7 +1,12 @@
 //! What a person reads when a command fails: one sentence what happened, one what to do, and the exit code.
 
 use crate::terminal;
-use std::{error::Error, fmt, io};
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 use tokio_rustls::rustls::{self, AlertDescription};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -103,6 +108,30 @@ pub fn explain(error: &anyhow::Error) -> Problem {
     problem
 }
 
+/// Writes the problem behind the error to standard error and answers the exit code.
+///
+/// A reader of our output that went away, as `head` does, is no failure.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    let problem = explain(error);
+    // Nothing is left to tell it to when standard error is closed.
+    let _ = io::stderr().write_all(render(&problem, terminal::stderr_has_colour()).as_bytes());
+    ExitCode::from(problem.exit as u8)
+}
+
+fn render(problem: &Problem, colour: bool) -> String {
+    let label = if colour { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    let what = terminal::clean(&problem.what);
+    let full_stop = if what.ends_with(['.', '!', '?']) { "" } else { "." };
+    let mut text = format!("{label} {what}{full_stop}\n");
+    if !problem.advice.is_empty() {
+        text.push_str(&format!("       {}\n", terminal::clean(&problem.advice)));
+    }
+    text
+}
+
 fn find<T: Error + Send + Sync + 'static>(error: &anyhow::Error) -> Option<&T> {
     error.downcast_ref::<T>().or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<T>()))
 }
@@ -137,7 +166,7 @@ pub fn from_status(status: &Status) -> Problem {
         let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
         advice = format!("Try again in {seconds} s.");
     }
-    Problem::new(exit, terminal::clean(&what), advice)
+    Problem::new(exit, what, advice)
 }
 
 fn exit_of(code: Code) -> Exit {
@@ -250,5 +279,96 @@ fn from_tls(error: &rustls::Error) -> Problem {
             format!("TLS failed: {error}"),
             "Check that --server names the gRPC port of a Sealwright server.",
         ),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+    use std::{collections::HashMap, time::Duration};
+    use tonic_types::ErrorDetails;
+
+    fn explained(status: Status) -> Problem {
+        explain(&anyhow::Error::from(status))
+    }
+
+    #[test]
+    fn field_violations_are_named() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("csr", "the RSA key has 1024 bits, at least 2048 are needed");
+        details.add_bad_request_violation("device.serial_number", "is missing");
+        details.set_error_info("INVALID_FIELD", "sealwright.v1", HashMap::new());
+        let problem = explained(Status::with_error_details(Code::InvalidArgument, "invalid request", details));
+        assert_eq!(problem.exit, Exit::Usage);
+        assert_eq!(
+            problem.what,
+            "csr: the RSA key has 1024 bits, at least 2048 are needed; device.serial_number: is missing \
+             (INVALID_FIELD)"
+        );
+        assert!(problem.advice.starts_with("Correct the value"));
+    }
+
+    #[test]
+    fn a_retry_hint_is_rounded_up_and_the_key_is_offered() {
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1200)));
+        let status = Status::with_error_details(Code::ResourceExhausted, "the queue is full", details);
+        let error = Err::<(), _>(status).context(RepeatWith("k1".into())).unwrap_err();
+        let problem = explain(&error);
+        assert_eq!(problem.exit, Exit::Unavailable);
+        assert_eq!(problem.what, "the queue is full");
+        assert_eq!(
+            problem.advice,
+            "Try again in 2 s. To be sure that it is done only once, repeat it with --idempotency-key k1."
+        );
+    }
+
+    #[test]
+    fn a_reason_has_its_own_advice() {
+        let details = ErrorDetails::with_error_info("IDEMPOTENCY_CONFLICT", "sealwright.v1", HashMap::new());
+        let error = Err::<(), _>(Status::with_error_details(Code::AlreadyExists, "another request", details))
+            .context(RepeatWith("k1".into()))
+            .unwrap_err();
+        let problem = explain(&error);
+        assert_eq!(problem.exit, Exit::Refused);
+        assert!(problem.advice.contains("--idempotency-key"));
+        assert!(!problem.advice.contains("k1"), "a refusal is not repeated");
+    }
+
+    #[test]
+    fn codes_become_exit_codes() {
+        for (code, exit) in [
+            (Code::NotFound, Exit::NotFound),
+            (Code::PermissionDenied, Exit::Refused),
+            (Code::Unauthenticated, Exit::Refused),
+            (Code::FailedPrecondition, Exit::Refused),
+            (Code::Unavailable, Exit::Unavailable),
+            (Code::DeadlineExceeded, Exit::Unavailable),
+            (Code::Internal, Exit::Failure),
+        ] {
+            let problem = explained(Status::new(code, ""));
+            assert_eq!(problem.exit, exit, "{code:?}");
+            assert!(!problem.what.is_empty() && !problem.advice.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_cause_of_a_broken_connection_is_found_below_its_wrapping() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRevoked);
+        let problem = explained(Status::from_error(Box::new(io::Error::other(alert))));
+        assert_eq!(problem.exit, Exit::Refused);
+        assert!(problem.what.contains("CertificateRevoked"), "{problem:?}");
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(transport(&refused).unwrap().exit, Exit::Unavailable);
+    }
+
+    #[test]
+    fn what_is_printed_is_two_sentences_without_control_characters() {
+        let problem = Problem::new(Exit::NotFound, "no device a\x1b[2J", "Look again.");
+        assert_eq!(render(&problem, false), "error: no device a\\u{1b}[2J.\n       Look again.\n");
+        assert!(render(&problem, true).starts_with("\x1b[1;31merror:\x1b[0m "));
+        let bare = explain(&anyhow::anyhow!("inner").context("outer"));
+        assert_eq!(render(&bare, false), "error: outer: inner.\n");
     }
 }

@@ -1,7 +1,38 @@
 //! The `sealwright` binary.
 
+mod args;
+mod confirmation;
 mod connection;
+mod enroll;
 mod error;
+mod files;
+mod idempotency;
+mod identity;
+mod issuer;
+mod json;
+mod list;
+mod lookup;
+mod output;
+mod paging;
+mod pem;
+mod principal;
+mod profile;
+mod revoke;
+mod rows;
+mod runtime;
+mod show;
+mod status;
 mod terminal;
+mod token;
+mod when;
+mod words;
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match args::Cli::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error::report(&error),
+    }
+}

@@ -1,0 +1,175 @@
+//! The command tree.
+
+use crate::{enroll, issuer, list, principal, profile, revoke, runtime, show, status, token};
+use clap::{Parser, Subcommand};
+
+/// Sealwright: a certificate authority for manufactured devices.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "sealwright",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:
+  sealwright list certificates --server ca.example.com:8443 --trust roots.pem --cert me.pem --key me.key
+
+Environment:
+  SEALWRIGHT_SERVER, SEALWRIGHT_TRUST, SEALWRIGHT_CERT, SEALWRIGHT_KEY   as --server, --trust, --cert, --key
+  NO_COLOR                                                               no colours
+
+Exit codes:
+  0  done
+  1  failed
+  2  the command line or one of its values is wrong
+  3  not found
+  4  refused: permission, policy, state or trust
+  5  unavailable now; try again"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Revoke a certificate, or all live certificates of a device
+    Revoke(Box<revoke::RevokeArgs>),
+    /// Tell whether a certificate is good or revoked
+    Status(status::StatusArgs),
+    /// List certificates or devices
+    #[command(subcommand)]
+    List(list::ListCommand),
+    /// Show one certificate or device
+    #[command(subcommand)]
+    Show(show::ShowCommand),
+    /// Issuing CAs and the roots to trust
+    #[command(subcommand)]
+    Issuer(issuer::IssuerCommand),
+    /// Certificate profiles
+    #[command(subcommand)]
+    Profile(profile::ProfileCommand),
+    /// One-time enrollment tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// People and machines that may use this service
+    #[command(subcommand)]
+    Principal(principal::PrincipalCommand),
+    /// Enroll a device with a certification request that exists already
+    Enroll(Box<enroll::EnrollArgs>),
+}
+
+impl Command {
+    /// Runs the verb to its end.
+    ///
+    /// # Errors
+    /// What [`crate::error::explain`] explains.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Revoke(args) => runtime::client(revoke::run(*args)),
+            Self::Status(args) => runtime::client(status::run(args)),
+            Self::List(command) => runtime::client(list::run(command)),
+            Self::Show(command) => runtime::client(show::run(command)),
+            Self::Issuer(command) => runtime::client(issuer::run(command)),
+            Self::Profile(command) => runtime::client(profile::run(command)),
+            Self::Token(command) => runtime::client(token::run(command)),
+            Self::Principal(command) => runtime::client(principal::run(command)),
+            Self::Enroll(args) => runtime::client(enroll::run(*args)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, error::ErrorKind};
+
+    fn parse(line: &str) -> Result<Command, ErrorKind> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let help = command.get_after_help().or(command.get_after_long_help()).map(ToString::to_string);
+            assert!(
+                command.has_subcommands()
+                    || help.is_some_and(|text| text.contains("Example") && text.contains(&path[1..])),
+                "{path} has no example of itself"
+            );
+            command.get_subcommands().for_each(|sub| walk(sub, &path));
+        }
+        walk(&Cli::command(), "");
+    }
+
+    #[test]
+    fn the_exit_codes_of_the_help_are_those_of_the_code() {
+        use crate::error::Exit;
+        let help = Cli::command().render_help().to_string();
+        for (exit, text) in [
+            (Exit::Failure, "failed"),
+            (Exit::Usage, "the command line"),
+            (Exit::NotFound, "not found"),
+            (Exit::Refused, "refused"),
+            (Exit::Unavailable, "unavailable"),
+        ] {
+            assert!(help.contains(&format!("{}  {text}", exit as u8)), "{text}");
+        }
+    }
+
+    #[test]
+    fn good_lines_are_understood() {
+        for line in [
+            "sealwright revoke 4f:01 --reason key-compromise --invalidity-date 2026-11-01 --comment x --yes",
+            "sealwright revoke --device SN-1 --reason superseded",
+            "sealwright revoke 4f --issuer i1 --reason keyCompromise --output json",
+            "sealwright status 4F01 --dev target/dev --as auditor",
+            "sealwright list certificates --state revoked --limit 5",
+            "sealwright list certificates --all --output json --server h:1 --trust r --cert c --key k",
+            "sealwright list devices --prefix SN-",
+            "sealwright show certificate 4f --pem",
+            "sealwright show device SN-1",
+            "sealwright issuer list",
+            "sealwright issuer trust --fingerprint",
+            "sealwright profile show tls-client --toml",
+            "sealwright token create --profile p --serial-number SN-1 --ttl 90m",
+            "sealwright principal create line-3 --role station --out-dir d",
+            "sealwright principal disable line-3 --yes",
+            "sealwright principal list",
+            "sealwright enroll --csr a.csr --serial-number SN-1 --out a.pem --idempotency-key k",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_refused() {
+        for (line, kind) in [
+            ("sealwright revoke --reason superseded", ErrorKind::MissingRequiredArgument),
+            ("sealwright revoke 4f", ErrorKind::MissingRequiredArgument),
+            ("sealwright revoke 4f --device d --reason superseded", ErrorKind::ArgumentConflict),
+            ("sealwright revoke --device d --issuer i --reason superseded", ErrorKind::ArgumentConflict),
+            ("sealwright revoke 4f --reason ca-compromise", ErrorKind::InvalidValue),
+            ("sealwright revoke xy --reason superseded", ErrorKind::ValueValidation),
+            ("sealwright list certificates --limit 0", ErrorKind::ValueValidation),
+            ("sealwright list certificates --limit 5 --all", ErrorKind::ArgumentConflict),
+            ("sealwright list devices --dev d --server h:1", ErrorKind::ArgumentConflict),
+            ("sealwright list devices --as admin", ErrorKind::MissingRequiredArgument),
+            ("sealwright show certificate 4f --pem --output json", ErrorKind::ArgumentConflict),
+            ("sealwright token create --ttl 31d", ErrorKind::ValueValidation),
+            ("sealwright token create --ttl 24", ErrorKind::ValueValidation),
+            ("sealwright principal create Line/3 --role station --out-dir d", ErrorKind::ValueValidation),
+            ("sealwright principal create x --role device --out-dir d", ErrorKind::InvalidValue),
+            ("sealwright enroll --csr a", ErrorKind::MissingRequiredArgument),
+        ] {
+            assert_eq!(parse(line).err(), Some(kind), "{line}");
+        }
+    }
+}
