@@ -7,5 +7,6 @@ pub mod api;
 pub mod ca;
 pub mod device;
 pub mod http;
+pub mod judge;
 pub mod power_cut;
 pub mod tools;
