@@ -9,6 +9,7 @@ use crate::{
 use ca_core::{
     id::{ProfileName, TenantId},
     issuer::IssuerState,
+    profile::{AttestationPolicy, EnrollBy, Lifetime},
 };
 use proto::v1::{self, authority_service_server::AuthorityService};
 use sha2::{Digest, Sha256};
@@ -91,12 +92,28 @@ fn profile(loaded: &LoadedProfile) -> v1::Profile {
         name: p.name().to_string(),
         description: p.description().to_owned(),
         key_algorithms: p.key_algorithms().iter().map(ToString::to_string).collect(),
-        validity_seconds: p.validity().map(|d| d.as_secs()).unwrap_or_default(),
-        enroll_by: p.enroll_by().iter().map(ToString::to_string).collect(),
-        attestation: p.attestation().to_string(),
+        validity_seconds: match p.lifetime() {
+            Lifetime::For(life) => life.as_secs(),
+            Lifetime::Infinite => 0,
+        },
+        enroll_by: p.enroll_by().iter().map(|by| enroll_by(*by).to_owned()).collect(),
+        attestation: match p.attestation() {
+            AttestationPolicy::Off => "off",
+            AttestationPolicy::Optional => "optional",
+            AttestationPolicy::Required => "required",
+        }
+        .to_owned(),
         renewable: p.renewable(),
         toml: loaded.toml.clone(),
         sha256: hex::encode(loaded.sha256),
+    }
+}
+
+fn enroll_by(by: EnrollBy) -> &'static str {
+    match by {
+        EnrollBy::Station => "station",
+        EnrollBy::Token => "token",
+        EnrollBy::Attestation => "attestation",
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     access::Role,
-    ca::{Ca, LoadedIssuer},
+    ca::{Ca, LoadedIssuer, key_id},
     config::{RootPlace, TenantSection, key_algorithm},
     issuance::Issued,
     principals::{self, NewPrincipal},
@@ -204,7 +204,7 @@ pub async fn import_chain(ca: &Arc<Ca>, tenant: &TenantSection, chain: &[Certifi
     let pending: Pending = serde_json::from_slice(&fs::read(&file).with_context(|| {
         format!("tenant '{}' waits for no chain; 'sealwright init' writes its CSR first", tenant.name)
     })?)?;
-    let key = KeyId::from_slice(&hex::decode(pending.key)?)?;
+    let key = key_id(&hex::decode(pending.key)?)?;
     let token = ca.token.clone();
     let public = tokio::task::spawn_blocking(move || token.find(&key)).await??.public_key;
     authority::check_imported_chain(&public, chain, ca.now()).context("the chain does not fit the CSR")?;

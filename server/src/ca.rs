@@ -17,8 +17,9 @@ use ca_core::{
     time::UnixTime,
 };
 use enrollment::attestation::{
-    policy::{AttestationPolicy, TrustStores},
+    policy::AppraisalPolicy,
     session::ChallengeTable,
+    trust::TrustStores,
 };
 use hsm::{HsmError, KeyId, SignRequest, Token};
 use sha2::{Digest, Sha256};
@@ -41,7 +42,7 @@ pub struct LoadedProfile {
     /// SHA-256 of that.
     pub sha256: [u8; 32],
     /// What evidence must show.
-    pub attestation: AttestationPolicy,
+    pub attestation: AppraisalPolicy,
 }
 
 /// An issuer with its keys in the token.
@@ -104,21 +105,19 @@ impl Ca {
     /// # Errors
     /// When a profile, trust store or recorded issuer cannot be loaded.
     pub fn assemble(config: Config, store: Store, token: Token) -> anyhow::Result<Arc<Self>> {
+        let trust = crate::trust::load(&config.trust_stores)?;
         let mut profiles = BTreeMap::new();
         for (profile, spec) in config.compiled_profiles()? {
             let toml = toml::to_string(&spec)?;
             let name = profile.name().clone();
-            let attestation = match config.attestation.get(name.as_str()) {
-                Some(spec) => AttestationPolicy::compile(spec.clone()).map_err(|e| ConfigError::Value {
-                    key: format!("attestation.{name}"),
-                    problem: e.to_string(),
-                })?,
-                None => AttestationPolicy::default(),
-            };
+            let policy = config.attestation.get(name.as_str()).cloned().unwrap_or_default();
+            let attestation = AppraisalPolicy::compile(&policy, &trust).map_err(|e| ConfigError::Value {
+                key: format!("attestation.{name}"),
+                problem: e.to_string(),
+            })?;
             let sha256 = Sha256::digest(&toml).into();
             profiles.insert(name, LoadedProfile { profile, toml, sha256, attestation });
         }
-        let trust = crate::trust::load(&config.trust_stores)?;
         let publisher = Publisher::new(&config.data_dir);
         let ca = Self {
             issuers: ArcSwap::from_pointee(load_issuers(&store)?),
@@ -234,18 +233,21 @@ impl Ca {
     ) -> Result<Vec<u8>, Failure> {
         let begun = Instant::now();
         let (done, outcome) = oneshot::channel();
-        self.token.submit(
-            SignRequest { key, algorithm, message: message.to_vec() },
-            Box::new(move |result| {
-                let _ = done.send(result);
-            }),
-        );
+        let request = SignRequest { key, algorithm, message: message.to_vec() };
+        let done = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        // Revocation and status outrank enrollment (design, invariant 11).
+        match what {
+            "crl" | "ocsp" | "probe" => self.token.submit_urgent(request, done),
+            _ => self.token.submit(request, done),
+        }
         let waited = tokio::time::timeout(self.config.token.deadline, outcome).await;
         let signature = match waited {
             Ok(Ok(Ok(signature))) => signature,
             Ok(Ok(Err(error))) => return Err(token_failure(&error)),
             Ok(Err(_)) => return Err(token_failure(&HsmError::Closed)),
-            Err(_) => return Err(token_failure(&HsmError::Deadline)),
+            Err(_) => return Err(token_failure(&HsmError::Deadline { after: self.config.token.deadline })),
         };
         metrics::histogram!("sealwright_sign_seconds", "what" => what).record(begun.elapsed().as_secs_f64());
         public_key
@@ -260,9 +262,17 @@ impl Ca {
     }
 }
 
+/// A key identifier as the journal keeps it.
+///
+/// # Errors
+/// When it has not 16 octets.
+pub fn key_id(octets: &[u8]) -> anyhow::Result<KeyId> {
+    Ok(KeyId::from_bytes(octets.try_into()?))
+}
+
 /// The one mapping from token errors to the edge.
 pub fn token_failure(error: &HsmError) -> Failure {
-    metrics::counter!("sealwright_token_failures_total", "class" => error.class_name()).increment(1);
+    metrics::counter!("sealwright_token_failures_total", "retryable" => if error.is_retryable() { "yes" } else { "no" }).increment(1);
     tracing::warn!(%error, "the token did not sign");
     if error.is_retryable() {
         Failure::new(
@@ -299,8 +309,8 @@ fn load_issuer(entry: &IssuerEntry) -> anyhow::Result<LoadedIssuer> {
     } else {
         Some(Responder {
             certificate: Certificate::from_der(&entry.ocsp_certificate).with_context(about)?,
-            key: KeyId::from_slice(&entry.ocsp_key_id).with_context(about)?,
+            key: key_id(&entry.ocsp_key_id).with_context(about)?,
         })
     };
-    Ok(LoadedIssuer { issuer, key: KeyId::from_slice(&entry.key_id).with_context(about)?, responder })
+    Ok(LoadedIssuer { issuer, key: key_id(&entry.key_id).with_context(about)?, responder })
 }

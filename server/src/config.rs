@@ -341,10 +341,10 @@ impl Config {
         if !(1..=64).contains(&self.token.sessions) {
             return Err(value("token.sessions", "must lie between 1 and 64"));
         }
-        hsm::TokenUri::parse(&self.token.uri).map_err(|e| value("token.uri", e))?;
+        self.token.uri.parse::<hsm::TokenUri>().map_err(|e| value("token.uri", e))?;
         self.compiled_profiles()?;
         for name in self.attestation.keys() {
-            if !self.profiles.contains_key(name) && ProfileSpec::built_in(name).is_none() {
+            if !self.profiles.contains_key(name) && !built_in_profiles().contains_key(name) {
                 return Err(value(format!("attestation.{name}"), "there is no profile of this name"));
             }
         }
@@ -356,12 +356,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`] names the profile and what is wrong.
     pub fn compiled_profiles(&self) -> Result<Vec<(CertificateProfile, ProfileSpec)>, ConfigError> {
-        let mut specs: BTreeMap<String, ProfileSpec> = BTreeMap::new();
-        for name in ProfileSpec::BUILT_IN {
-            if let Some(spec) = ProfileSpec::built_in(name) {
-                specs.insert((*name).to_owned(), spec);
-            }
-        }
+        let mut specs = built_in_profiles();
         for (name, spec) in &self.profiles {
             if name == crate::bootstrap::PRINCIPAL_PROFILE {
                 return Err(value(format!("profiles.{name}"), "this profile is built in and cannot be replaced"));
@@ -392,6 +387,16 @@ impl Config {
         }
         (dns, ip)
     }
+}
+
+/// The profiles that need no configuration.
+fn built_in_profiles() -> BTreeMap<String, ProfileSpec> {
+    let profiles = [
+        ("tls-client", ProfileSpec::tls_client()),
+        ("idevid", ProfileSpec::idevid()),
+        (crate::bootstrap::PRINCIPAL_PROFILE, ProfileSpec::principal()),
+    ];
+    profiles.into_iter().map(|(name, spec)| (name.to_owned(), spec)).collect()
 }
 
 /// Parses a key algorithm that a CA key may have.
@@ -437,7 +442,7 @@ pub fn read_pin(source: &PinSource) -> Result<hsm::Pin, ConfigError> {
             rpassword::prompt_password("PIN of the PKCS#11 token: ").map_err(|e| value("token.pin.prompt", e))?,
         ),
     };
-    hsm::Pin::new(text.trim_end_matches(['\r', '\n'])).map_err(|e| value("token.pin", e))
+    hsm::Pin::new(text.trim_end_matches(['\r', '\n']).to_owned()).map_err(|e| value("token.pin", e))
 }
 
 fn read_secret(path: &Path, key: &str) -> Result<zeroize::Zeroizing<String>, ConfigError> {

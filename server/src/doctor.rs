@@ -1,8 +1,11 @@
 //! Looks at everything that a service needs, changes nothing, and names the cure for each fault.
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    ca::key_id,
+    config::{Config, ConfigError},
+};
 use ca_core::{certificate::Certificate, time::UnixTime};
-use hsm::{KeyId, Token, TokenConfig, TokenUri};
+use hsm::{Token, TokenConfig, TokenUri};
 use std::{
     fmt::Display,
     fs,
@@ -132,7 +135,7 @@ fn module(path: &Path) -> Verdict {
 }
 
 fn open_token(config: &Config, pin: hsm::Pin) -> Result<(Token, String), Verdict> {
-    let uri = TokenUri::parse(&config.token.uri).map_err(|e| fault(e, "correct token.uri"))?;
+    let uri = config.token.uri.parse::<TokenUri>().map_err(|e| fault(e, "correct token.uri"))?;
     let section = &config.token;
     let wanted = TokenConfig {
         sessions: 1,
@@ -172,7 +175,7 @@ fn keys(token: Option<&Token>, entry: &IssuerEntry) -> Verdict {
     let pairs = [(&entry.key_id, &entry.certificate), (&entry.ocsp_key_id, &entry.ocsp_certificate)];
     for (id, der) in pairs.into_iter().filter(|(_, der)| !der.is_empty()) {
         let checked = (|| -> anyhow::Result<()> {
-            let (id, certificate) = (KeyId::from_slice(id)?, Certificate::from_der(der)?);
+            let (id, certificate) = (key_id(id)?, Certificate::from_der(der)?);
             let key = token.find(&id)?;
             anyhow::ensure!(key.public_key == *certificate.public_key(), "key {id} is not that of its certificate");
             Ok(token.prove(&id, certificate.public_key())?)

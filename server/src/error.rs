@@ -155,3 +155,29 @@ impl From<store::StoreError> for Failure {
         }
     }
 }
+
+impl From<ca_core::csr::CsrError> for Failure {
+    fn from(error: ca_core::csr::CsrError) -> Self {
+        Self::field(error.field(), "BAD_CSR", error.to_string())
+    }
+}
+
+impl From<ca_core::issue::SelectionError> for Failure {
+    fn from(error: ca_core::issue::SelectionError) -> Self {
+        Self::field(error.field(), "CSR_NOT_ALLOWED", error.to_string())
+    }
+}
+
+impl From<ca_core::issue::IssueError> for Failure {
+    fn from(error: ca_core::issue::IssueError) -> Self {
+        use ca_core::issue::IssueError as E;
+        match &error {
+            E::KeyAlgorithm(_) | E::IssuersOwnKey => Self::field(error.field(), "KEY_NOT_ALLOWED", error.to_string()),
+            E::Selection(_) => Self::field(error.field(), "CSR_NOT_ALLOWED", error.to_string()),
+            E::IssuerState { .. } | E::IssuerNotValid(_) | E::PastIssuer { .. } => {
+                Self::new(Code::FailedPrecondition, "ISSUER_NOT_READY", error.to_string())
+            }
+            _ => Self::internal(error),
+        }
+    }
+}

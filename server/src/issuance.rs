@@ -189,7 +189,10 @@ async fn sign_and_record(
 }
 
 /// The request was seen before: the same certificate, or its intent taken to its end.
-async fn replay(ca: &Ca, entry: CertificateEntry) -> Result<Issued, Failure> {
+///
+/// # Errors
+/// When the certificate has been revoked or its intent closed; as [`issue`] for an open one.
+pub async fn replay(ca: &Ca, entry: CertificateEntry) -> Result<Issued, Failure> {
     metrics::counter!("sealwright_replayed_total").increment(1);
     match entry.state() {
         CertificateState::Issued | CertificateState::Installed => Ok(Issued { entry, replayed: true }),

@@ -1,6 +1,7 @@
 //! The shell around the rooms: configuration, gRPC and HTTP edges, identity of the peer, timers, telemetry, wiring.
 
 pub mod access;
+pub mod attest;
 pub mod authority;
 pub mod bootstrap;
 pub mod ca;

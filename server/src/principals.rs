@@ -55,12 +55,8 @@ pub struct NewPrincipal {
 /// ALREADY_EXISTS when the name is taken; what issuance says.
 pub async fn create(ca: &Arc<Ca>, new: NewPrincipal) -> Result<issuance::Issued, Failure> {
     let name = ProfileName::new(PRINCIPAL_PROFILE).map_err(Failure::internal)?;
-    let facts = Facts {
-        tenant: Some(new.tenant.to_string()),
-        principal_id: Some(new.id.to_string()),
-        ..Facts::default()
-    };
-    let names = select_names(&ca.profile(&name)?.profile, &new.csr, &facts)?;
+    let facts = Facts { principal_id: Some(new.id.clone()), ..Facts::of_tenant(new.tenant.clone()) };
+    let names = select_names(&ca.profile(&name)?.profile, &new.csr, facts)?;
     let authorised = Authorised {
         tenant: new.tenant,
         profile: name,

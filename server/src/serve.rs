@@ -2,7 +2,7 @@
 
 use crate::{
     authority::Authority,
-    ca::Ca,
+    ca::{Ca, key_id},
     config::{self, Config},
     enroll::Enrollment,
     http::{self, StatusHttp},
@@ -56,7 +56,7 @@ pub struct Running {
 /// What the token says, with what to do.
 pub fn open_token(config: &Config, pin: Pin) -> Result<Token> {
     let section = &config.token;
-    let uri = TokenUri::parse(&section.uri).context("token.uri")?;
+    let uri = section.uri.parse::<TokenUri>().context("token.uri")?;
     let token = TokenConfig {
         module: section.module.clone(),
         uri,
@@ -164,7 +164,7 @@ fn tls_config(ca: &Ca) -> Result<rustls::ServerConfig> {
     let identity = ca.store.server_identity()?.context("the server has no TLS certificate")?;
     let leaf = identity.chain.first().context("the server's TLS chain is empty")?;
     let leaf = Certificate::from_der(leaf)?;
-    let key = KeyId::from_slice(&identity.key_id)?;
+    let key = key_id(&identity.key_id)?;
     check_key(&ca.token, key, &leaf).context("TLS key")?;
     let issuers = ca.issuers.load();
     let config = ServerTls {

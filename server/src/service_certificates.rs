@@ -2,7 +2,7 @@
 //! recorded like every other certificate.
 
 use crate::{
-    ca::{Ca, LoadedIssuer},
+    ca::{Ca, LoadedIssuer, key_id},
     error::Failure,
 };
 use anyhow::{Context, Result};
@@ -124,7 +124,7 @@ async fn renew_tls(ca: &Arc<Ca>, identity: Option<ServerIdentityEntry>) -> Resul
     let issuer = ca.active_issuer(&tenant)?;
     let (key, public_key) = match &identity {
         Some(entry) => {
-            let key = KeyId::from_slice(&entry.key_id)?;
+            let key = key_id(&entry.key_id)?;
             (key, ca.token.find(&key)?.public_key)
         }
         None => generate(ca, "tls".to_owned(), ca_core::key::KeyAlgorithm::EcP256).await?,

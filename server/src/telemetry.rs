@@ -168,6 +168,6 @@ impl Telemetry {
         let token = self.ca.token.statistics();
         metrics::gauge!("sealwright_token_signatures_total").set(token.signatures as f64);
         metrics::gauge!("sealwright_token_recoveries_total").set(token.recoveries as f64);
-        metrics::gauge!("sealwright_token_queue").set(token.queue as f64);
+        metrics::gauge!("sealwright_token_queue").set(token.queued as f64);
     }
 }

@@ -1,7 +1,7 @@
 //! Reads attestation trust anchors from the files that the configuration names.
 
 use crate::config::{ConfigError, TrustStoreSection};
-use enrollment::attestation::policy::TrustStores;
+use enrollment::attestation::{Format, trust::{TrustStore, TrustStores, certificates}};
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// Loads every named store.
@@ -12,9 +12,16 @@ pub fn load(sections: &BTreeMap<String, TrustStoreSection>) -> Result<TrustStore
     let mut stores = TrustStores::new();
     for (name, section) in sections {
         let key = format!("trust_stores.{name}");
+        let mut anchors = Vec::new();
         for path in files(&key, &section.files)? {
             let bytes = fs::read(&path).map_err(|e| problem(&key, format!("{}: {e}", path.display())))?;
-            stores.add(name, &bytes).map_err(|e| problem(&key, format!("{}: {e}", path.display())))?;
+            let found = certificates(name, &bytes).map_err(|e| problem(&key, format!("{}: {e}", path.display())))?;
+            anchors.extend(found);
+        }
+        // An empty folder is a store that accepts nothing, until somebody puts a certificate there.
+        if !anchors.is_empty() {
+            let store = TrustStore::from_der(name, Format::Tpm2, &anchors).map_err(|e| problem(&key, e.to_string()))?;
+            stores.add(store).map_err(|e| problem(&key, e.to_string()))?;
         }
     }
     Ok(stores)
