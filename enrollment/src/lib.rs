@@ -5,6 +5,6 @@
 //! clock or draws randomness: `now`, random octets and trust anchors are arguments.
 
 pub mod attestation;
-//pub mod authorise;
-//pub mod renewal;
+pub mod authorise;
+pub mod renewal;
 pub mod tpm2;

@@ -1,6 +1,17 @@
-//! Intents and what becomes of them.
+//! Intents: what is recorded before anything is signed.
 
-use crate::entry::{AttestationRecord, CertificateEntry, CertificateRef, Holder};
+use super::{Change, Decided, is_replay, limit, sealed::Decide};
+use crate::{
+    entry::{AttestationRecord, CertificateEntry, CertificateRef, Holder},
+    error::{DeviceConflict, StoreError},
+    event::{Attestation, CertificateRevoked, Event, HOLDER_DEVICE, HOLDER_PRINCIPAL, IntentMade, Reference},
+    index::{
+        key,
+        row::{CertificateRow, DeviceRow, IssuerRow, KeyHolderRow, PrincipalRow, TokenRow},
+    },
+    read::algorithm_number,
+    view::{View, parse_reference},
+};
 use ca_core::{
     id::{IdempotencyKey, IssuerId, ProfileName, TenantId},
     key::SignatureAlgorithm,
@@ -74,54 +85,216 @@ pub enum Intended {
     Replay(Box<CertificateEntry>),
 }
 
-/// Records the signature over an open intent, which makes it a certificate. The caller has verified it. The same
-/// signature again gives the same entry; another one is `WrongState`; a revoked intent is `Revoked`.
-#[derive(Clone, Debug)]
-pub struct Issue {
-    /// The issuer.
-    pub issuer: IssuerId,
-    /// The serial number.
-    pub serial: SerialNumber,
-    /// The signature as X.509 has it (BIT STRING content), at most 1 KiB.
-    pub signature: Vec<u8>,
+/// The longest TBSCertificate, in octets.
+const MAX_TBS: usize = 32 * 1024;
+/// CRLReason superseded.
+pub(super) const SUPERSEDED: u32 = 4;
+
+impl Change for Intend {
+    type Outcome = Intended;
+
+    fn outcome(&self, view: &View<'_>, replayed: bool) -> Result<Intended, StoreError> {
+        if !replayed {
+            return Ok(Intended::New);
+        }
+        let key = self.idempotency_key.as_str();
+        let request = view.request(self.tenant.as_str(), &self.requester, key)?;
+        match request.map(|r| r.outcome) {
+            Some(crate::entry::RequestOutcome::Issuance(issuer, serial)) => {
+                Ok(Intended::Replay(Box::new(super::certificate(view, &issuer, &serial)?)))
+            }
+            // The same requester used the key for another kind of request.
+            _ => Err(StoreError::IdempotencyConflict),
+        }
+    }
 }
 
-/// Gives an open intent up. Its serial number stays used, its token stays used; a principal that it would have
-/// created is forgotten.
-#[derive(Clone, Debug)]
-pub struct Abort {
-    /// The issuer.
-    pub issuer: IssuerId,
-    /// The serial number.
-    pub serial: SerialNumber,
-    /// Why; cut at 256 octets.
-    pub reason: String,
+impl Decide for Intend {
+    fn decide(&self, view: &View<'_>, now: UnixTime) -> Result<Decided, StoreError> {
+        let tenant = self.tenant.as_str();
+        limit("tbs", self.tbs.len(), MAX_TBS)?;
+        let key = self.idempotency_key.as_str();
+        if is_replay(view, tenant, &self.requester, key, &self.request_sha256)? {
+            return Ok(Decided::default());
+        }
+        let issuer: Option<IssuerRow> = view.row(&key::issuer(self.issuer.as_str()))?;
+        if issuer.is_none_or(|row| row.tenant != tenant) {
+            return Err(StoreError::NotFound("issuer"));
+        }
+        if view.has(&key::certificate(self.issuer.as_str(), self.serial.as_be_bytes()))? {
+            return Err(StoreError::SerialInUse);
+        }
+        let (kind, id) = holder_of(&self.holder);
+        let key_holder: Option<KeyHolderRow> = view.row(&key::spki(&self.spki_sha256))?;
+        if key_holder.is_some_and(|row| row.tenant != tenant || row.holder_kind != kind || row.holder_id != id) {
+            return Err(StoreError::KeyInUse);
+        }
+        match &self.holder {
+            Holder::Device { .. } => self.check_device(view, id, now)?,
+            Holder::Principal { role, .. } => self.check_principal(view, id, *role)?,
+        }
+        if let Some(token_id) = &self.token_id {
+            self.check_token(view, token_id, now)?;
+        }
+        let mut events = Vec::new();
+        if let Some(replaced) = &self.replaces {
+            events.extend(self.check_predecessor(view, replaced, kind, id)?);
+        }
+        events.push(self.event().into());
+        Ok(Decided { tenant: tenant.to_owned(), events })
+    }
 }
 
-/// Why a certificate counts as installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConfirmCause {
-    /// The holder or its station said so.
-    Confirmed,
-    /// It was used.
-    FirstUse,
+/// The journal's kind and name of a holder.
+fn holder_of(holder: &Holder) -> (u32, &str) {
+    match holder {
+        Holder::Device { id, .. } => (HOLDER_DEVICE, id.as_str()),
+        Holder::Principal { id, .. } => (HOLDER_PRINCIPAL, id.as_str()),
+    }
 }
 
-/// Marks a certificate as installed, and revokes the one that it replaces as superseded. Repeating it changes nothing.
-#[derive(Clone, Debug)]
-pub struct Confirm {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// The issuer.
-    pub issuer: IssuerId,
-    /// The serial number.
-    pub serial: SerialNumber,
-    /// Who says so; at most 200 octets.
-    pub by: String,
-    /// The caller's name for the request; none for a first use.
-    pub idempotency_key: Option<IdempotencyKey>,
-    /// SHA-256 of the request.
-    pub request_sha256: [u8; 32],
-    /// Why.
-    pub cause: ConfirmCause,
+impl Intend {
+    fn check_device(&self, view: &View<'_>, id: &str, now: UnixTime) -> Result<(), StoreError> {
+        let tenant = self.tenant.as_str();
+        if let Some(anchor) = &self.anchor_sha256 {
+            let bound: Option<DeviceRow> = view.row(&key::device(tenant, id))?;
+            if bound.is_some_and(|row| !row.anchor_sha256.is_empty() && row.anchor_sha256 != anchor) {
+                return Err(StoreError::DeviceConflict(DeviceConflict::OtherAnchor));
+            }
+            let owner = view.get(&key::anchor(tenant, anchor))?;
+            if owner.is_some_and(|owner| owner != id.as_bytes()) {
+                return Err(StoreError::DeviceConflict(DeviceConflict::AnchorInUse));
+            }
+        }
+        if self.replaces.is_none() && self.existing == ExistingDevice::Refuse {
+            let held = view.held_by(tenant, HOLDER_DEVICE, id)?;
+            if held.iter().any(|(_, row)| may_live(row, now)) {
+                return Err(StoreError::DeviceConflict(DeviceConflict::DeviceExists));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_principal(&self, view: &View<'_>, id: &str, role: u32) -> Result<(), StoreError> {
+        let known: Option<PrincipalRow> = view.row(&key::principal(self.tenant.as_str(), id))?;
+        match (known, self.new_principal) {
+            (None, true) => Ok(()),
+            (Some(_), true) => Err(StoreError::AlreadyExists("principal")),
+            (None, false) => Err(StoreError::NotFound("principal")),
+            (Some(row), false) if row.disabled != 0 => Err(StoreError::PrincipalDisabled),
+            (Some(row), false) if row.role != role => Err(StoreError::OtherHolder),
+            (Some(_), false) => Ok(()),
+        }
+    }
+
+    fn check_token(&self, view: &View<'_>, token_id: &str, now: UnixTime) -> Result<(), StoreError> {
+        let secret = view.get(&key::token_name(self.tenant.as_str(), token_id))?.ok_or(StoreError::TokenUnknown)?;
+        let row: TokenRow = view.row(&key::token(&secret))?.ok_or(StoreError::TokenUnknown)?;
+        if !row.used_by.is_empty() {
+            return Err(StoreError::TokenUsed);
+        }
+        if now.as_secs() >= row.expires_at {
+            return Err(StoreError::TokenExpired);
+        }
+        // The caller has checked it too; a token for one profile must never open another.
+        match view.event(row.created)?.1 {
+            Event::TokenCreated(token) if token.profile == self.profile.as_str() => Ok(()),
+            _ => Err(StoreError::TokenUnknown),
+        }
+    }
+
+    /// The certificate to be renewed must be the holder's and in force; of its successors only this one stays.
+    fn check_predecessor(
+        &self,
+        view: &View<'_>,
+        (issuer, serial): &CertificateRef,
+        kind: u32,
+        id: &str,
+    ) -> Result<Option<Event>, StoreError> {
+        let row = view
+            .certificate_row(issuer.as_str(), serial.as_be_bytes())?
+            .filter(|row| row.tenant == self.tenant.as_str())
+            .ok_or(StoreError::NotFound("certificate"))?;
+        if row.holder_kind != kind || row.holder_id != id {
+            return Err(StoreError::OtherHolder);
+        }
+        if row.revoked != 0 {
+            return Err(StoreError::Revoked);
+        }
+        if row.issued == 0 {
+            return Err(StoreError::WrongState("issued"));
+        }
+        if row.successor.is_empty() {
+            return Ok(None);
+        }
+        let earlier = parse_reference(&row.successor)?;
+        let Some(successor) = view.certificate_row(&earlier.issuer, &earlier.serial)? else { return Ok(None) };
+        if successor.installed != 0 && successor.revoked == 0 {
+            // The confirmation has revoked the predecessor, so this is never reached; it must not be passed either.
+            return Err(StoreError::Revoked);
+        }
+        Ok((successor.revoked == 0 && successor.aborted == 0).then(|| {
+            CertificateRevoked {
+                issuer: earlier.issuer,
+                serial: earlier.serial,
+                reason: SUPERSEDED,
+                invalidity_date: None,
+                by: self.requester.clone(),
+                comment: "renewed again before it was confirmed".to_owned(),
+            }
+            .into()
+        }))
+    }
+
+    fn event(&self) -> IntentMade {
+        let (holder_kind, holder_id) = holder_of(&self.holder);
+        let mut event = IntentMade {
+            issuer: self.issuer.as_str().to_owned(),
+            serial: self.serial.as_be_bytes().to_vec(),
+            tbs: self.tbs.clone(),
+            algorithm: algorithm_number(self.algorithm),
+            profile: self.profile.as_str().to_owned(),
+            profile_sha256: self.profile_sha256.to_vec(),
+            holder_kind,
+            holder_id: holder_id.to_owned(),
+            requester: self.requester.clone(),
+            idempotency_key: self.idempotency_key.as_str().to_owned(),
+            request_sha256: self.request_sha256.to_vec(),
+            spki_sha256: self.spki_sha256.to_vec(),
+            token_id: self.token_id.clone(),
+            not_before: self.not_before.as_secs(),
+            not_after: self.not_after.as_secs(),
+            ..IntentMade::default()
+        };
+        match &self.holder {
+            Holder::Device { manufacturer, model, serial_number, .. } => {
+                event.manufacturer = manufacturer.clone();
+                event.model = model.clone();
+                event.serial_number = serial_number.clone();
+                event.anchor_sha256 = self.anchor_sha256.map(|a| a.to_vec());
+            }
+            Holder::Principal { role, .. } => {
+                event.role = *role;
+                event.new_principal = self.new_principal;
+            }
+        }
+        event.attestation = self.attestation.as_ref().map(|a| Attestation {
+            format: a.format.clone(),
+            claims: a.claims.clone(),
+            evidence_sha256: a.evidence_sha256.to_vec(),
+            trust_anchor: a.trust_anchor.clone(),
+        });
+        event.replaces = self.replaces.as_ref().map(reference);
+        event
+    }
+}
+
+/// The journal's reference.
+pub(super) fn reference((issuer, serial): &CertificateRef) -> Reference {
+    Reference { issuer: issuer.as_str().to_owned(), serial: serial.as_be_bytes().to_vec() }
+}
+
+/// Neither revoked, given up nor expired: a certificate, or an intent that may still become one.
+pub(super) fn may_live(row: &CertificateRow, now: UnixTime) -> bool {
+    row.revoked == 0 && row.aborted == 0 && row.not_after >= now.as_secs()
 }

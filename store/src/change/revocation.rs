@@ -1,5 +1,18 @@
 //! Revocation and CRL numbers.
 
+use super::{Change, Decided, answered, certificate, is_replay, issuance::may_live, limit, sealed::Decide};
+use crate::{
+    entry::{CertificateEntry, RequestOutcome},
+    error::StoreError,
+    event::{
+        ANSWERED_REVOCATION, CertificateRevoked, CrlNumberReserved, CrlPublished, Event, HOLDER_DEVICE, Reference,
+    },
+    index::{
+        key,
+        row::{CertificateRow, CrlRow, IssuerRow},
+    },
+    view::View,
+};
 use ca_core::{
     id::{DeviceId, IdempotencyKey, IssuerId, TenantId},
     serial::SerialNumber,
@@ -58,4 +71,151 @@ pub struct PublishCrl {
     pub sha256: [u8; 32],
     /// Every record up to this one is in it ([`crate::Store::revoked`] gave it).
     pub sequence: u64,
+}
+
+/// The longest comment, in octets.
+const MAX_COMMENT: usize = 1024;
+/// CRLReason keyCompromise.
+const KEY_COMPROMISE: u32 = 1;
+
+impl Change for Revoke {
+    type Outcome = Vec<CertificateEntry>;
+
+    fn outcome(&self, view: &View<'_>, _: bool) -> Result<Vec<CertificateEntry>, StoreError> {
+        let request = view.request(self.tenant.as_str(), &self.by, self.idempotency_key.as_str())?;
+        match request.map(|r| r.outcome) {
+            Some(RequestOutcome::Revocation(references)) => {
+                references.iter().map(|(issuer, serial)| certificate(view, issuer, serial)).collect()
+            }
+            _ => Err(StoreError::IdempotencyConflict),
+        }
+    }
+}
+
+impl Decide for Revoke {
+    fn decide(&self, view: &View<'_>, now: UnixTime) -> Result<Decided, StoreError> {
+        let tenant = self.tenant.as_str();
+        limit("comment", self.comment.len(), MAX_COMMENT)?;
+        let key = self.idempotency_key.as_str();
+        if is_replay(view, tenant, &self.by, key, &self.request_sha256)? {
+            return Ok(Decided::default());
+        }
+        let targets = self.targets(view, now)?;
+        let mut events: Vec<Event> = Vec::new();
+        for (reference, row) in &targets {
+            events.extend(self.revocation(view, reference, row)?.map(Event::from));
+        }
+        let references = targets.into_iter().map(|(reference, _)| reference).collect();
+        events.push(answered(&self.by, key, &self.request_sha256, ANSWERED_REVOCATION, references, ""));
+        Ok(Decided { tenant: tenant.to_owned(), events })
+    }
+}
+
+impl Revoke {
+    fn targets(&self, view: &View<'_>, now: UnixTime) -> Result<Vec<(Reference, CertificateRow)>, StoreError> {
+        let tenant = self.tenant.as_str();
+        match &self.target {
+            RevokeTarget::Certificate(issuer, serial) => {
+                let reference = Reference { issuer: issuer.as_str().to_owned(), serial: serial.as_be_bytes().to_vec() };
+                let row = view
+                    .certificate_row(&reference.issuer, &reference.serial)?
+                    .filter(|row| row.tenant == tenant)
+                    .ok_or(StoreError::NotFound("certificate"))?;
+                if row.aborted != 0 {
+                    return Err(StoreError::WrongState("issued"));
+                }
+                Ok(vec![(reference, row)])
+            }
+            RevokeTarget::Device(device) => {
+                if !view.has(&key::device(tenant, device.as_str()))? {
+                    return Err(StoreError::NotFound("device"));
+                }
+                let mut held = view.held_by(tenant, HOLDER_DEVICE, device.as_str())?;
+                held.retain(|(_, row)| may_live(row, now));
+                Ok(held)
+            }
+        }
+    }
+
+    /// The record that is needed, if one is: the first revocation, or a reason that rises.
+    fn revocation(
+        &self,
+        view: &View<'_>,
+        reference: &Reference,
+        row: &CertificateRow,
+    ) -> Result<Option<CertificateRevoked>, StoreError> {
+        let reason = u32::from(self.reason);
+        if row.revoked != 0 {
+            let before = view.revoked_row(&reference.issuer, &reference.serial)?;
+            if reason != KEY_COMPROMISE || before.is_some_and(|r| r.reason == KEY_COMPROMISE) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(CertificateRevoked {
+            issuer: reference.issuer.clone(),
+            serial: reference.serial.clone(),
+            reason,
+            invalidity_date: self.invalidity_date.map(UnixTime::as_secs),
+            by: self.by.clone(),
+            comment: self.comment.clone(),
+        }))
+    }
+}
+
+fn issuer_row(view: &View<'_>, issuer: &IssuerId) -> Result<IssuerRow, StoreError> {
+    view.row(&key::issuer(issuer.as_str()))?.ok_or(StoreError::NotFound("issuer"))
+}
+
+fn crl_row(view: &View<'_>, issuer: &IssuerId) -> Result<CrlRow, StoreError> {
+    Ok(view.row(&key::crl(issuer.as_str()))?.unwrap_or_default())
+}
+
+impl Change for ReserveCrlNumber {
+    type Outcome = u64;
+
+    fn outcome(&self, view: &View<'_>, _: bool) -> Result<u64, StoreError> {
+        Ok(crl_row(view, &self.issuer)?.reserved)
+    }
+}
+
+impl Decide for ReserveCrlNumber {
+    fn decide(&self, view: &View<'_>, _: UnixTime) -> Result<Decided, StoreError> {
+        let tenant = issuer_row(view, &self.issuer)?.tenant;
+        let number =
+            crl_row(view, &self.issuer)?.reserved.checked_add(1).ok_or(StoreError::NotRising("a CRL number"))?;
+        let event = CrlNumberReserved { issuer: self.issuer.as_str().to_owned(), number };
+        Ok(Decided { tenant, events: vec![event.into()] })
+    }
+}
+
+impl Change for PublishCrl {
+    type Outcome = ();
+
+    fn outcome(&self, _: &View<'_>, _: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Decide for PublishCrl {
+    fn decide(&self, view: &View<'_>, _: UnixTime) -> Result<Decided, StoreError> {
+        let tenant = issuer_row(view, &self.issuer)?.tenant;
+        let row = crl_row(view, &self.issuer)?;
+        if self.number <= row.published_number || self.number > row.reserved {
+            return Err(StoreError::NotRising("a CRL number"));
+        }
+        // An older view than the last one would lose revocations.
+        let last = view.crl(self.issuer.as_str())?;
+        if last.is_some_and(|crl| self.sequence < crl.sequence || self.this_update < crl.this_update) {
+            return Err(StoreError::NotRising("a CRL's content"));
+        }
+        let event = CrlPublished {
+            issuer: self.issuer.as_str().to_owned(),
+            number: self.number,
+            this_update: self.this_update.as_secs(),
+            next_update: self.next_update.as_secs(),
+            sha256: self.sha256.to_vec(),
+            sequence: self.sequence,
+        };
+        Ok(Decided { tenant, events: vec![event.into()] })
+    }
 }

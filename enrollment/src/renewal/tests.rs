@@ -1,0 +1,114 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+use super::*;
+use crate::authorise::tests::{appraise, csr, csr_of, profile, result_for};
+use ca_core::profile::AttestationPolicy;
+use rcgen::{CertificateParams, DnType, KeyPair};
+
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+fn certificate(key: &KeyPair, id: &str) -> Certificate {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "default");
+    params.distinguished_name.push(DnType::CommonName, id);
+    Certificate::from_der(params.self_signed(key).unwrap().der()).unwrap()
+}
+
+struct Case {
+    key: KeyPair,
+    certificate: Certificate,
+    holder: Holder,
+    profile: ProfileName,
+}
+
+fn case() -> Case {
+    let key = KeyPair::generate().unwrap();
+    Case {
+        certificate: certificate(&key, "tpm-1"),
+        key,
+        holder: Holder::Device { id: DeviceId::new("tpm-1").unwrap(), facts: DeviceFacts::default() },
+        profile: ProfileName::new("tls-client").unwrap(),
+    }
+}
+
+impl Case {
+    fn current(&self) -> Current<'_> {
+        Current {
+            certificate: &self.certificate,
+            holder: &self.holder,
+            profile: &self.profile,
+            revoked: false,
+            anchor: Some([9; 32]),
+            csr: None,
+        }
+    }
+
+    fn request<'a>(&'a self, csr: &'a CertificationRequest) -> RenewalRequest<'a> {
+        RenewalRequest { tenant: TenantId::default_tenant(), requester: &self.holder, csr, attestation: None, now: NOW }
+    }
+}
+
+#[test]
+fn the_holder_gets_its_own_names_for_a_new_key() {
+    let case = case();
+    let new = csr(&[(DnType::CommonName, "somebody-else")]);
+    let done = authorise(&profile(|_| ()), &case.current(), &case.request(&new), None).unwrap();
+    assert_eq!(done.names.subject(&profile(|_| ())).unwrap().der(), case.certificate.subject_der());
+    assert_eq!(done.requester, "device:tpm-1");
+    assert_eq!(done.anchor, Some([9; 32]));
+}
+
+#[test]
+fn what_forbids_a_renewal() {
+    let case = case();
+    let new = csr(&[]);
+    let p = profile(|_| ());
+    let outcome =
+        |p: &CertificateProfile, c: &Current<'_>, r: &RenewalRequest<'_>| authorise(p, c, r, None).unwrap_err();
+    let other = Holder::Device { id: DeviceId::new("tpm-2").unwrap(), facts: DeviceFacts::default() };
+    let principal = Holder::Principal(PrincipalId::new("tpm-1").unwrap());
+    for wrong in [&other, &principal] {
+        let r = RenewalRequest { requester: wrong, ..case.request(&new) };
+        assert_eq!(outcome(&p, &case.current(), &r), Refusal::NotYours);
+    }
+    let idevid = ProfileName::new("idevid").unwrap();
+    let c = Current { profile: &idevid, ..case.current() };
+    assert_eq!(outcome(&p, &c, &case.request(&new)), Refusal::NotYours);
+    let c = Current { revoked: true, ..case.current() };
+    assert_eq!(outcome(&p, &c, &case.request(&new)), Refusal::NotUsable);
+    let r = RenewalRequest { now: UnixTime::INFINITY, ..case.request(&new) };
+    assert_eq!(outcome(&p, &case.current(), &r), Refusal::NotUsable);
+    let final_profile = profile(|s| s.renewable = false);
+    assert_eq!(outcome(&final_profile, &case.current(), &case.request(&new)), Refusal::NotRenewable);
+    let same = csr_of(&case.key, &[]);
+    assert_eq!(outcome(&p, &case.current(), &case.request(&same)), Refusal::SameKey);
+    let renamed = profile(|s| {
+        s.subject.remove(0);
+    });
+    assert_eq!(outcome(&renamed, &case.current(), &case.request(&new)), Refusal::NamesChanged);
+}
+
+#[test]
+fn a_profile_that_demands_evidence_demands_it_again_and_of_the_same_tpm() {
+    let case = case();
+    let new = csr(&[]);
+    let p = profile(|s| s.attestation = AttestationPolicy::Required);
+    assert_eq!(authorise(&p, &case.current(), &case.request(&new), None), Err(Refusal::AttestationRequired));
+    let own = result_for(new.public_key(), [9; 32]);
+    let verdict = appraise(&own);
+    let r = RenewalRequest { attestation: Some(&own), ..case.request(&new) };
+    assert!(authorise(&p, &case.current(), &r, Some(&verdict)).is_ok());
+    let foreign = result_for(new.public_key(), [8; 32]);
+    for p in [&p, &profile(|_| ())] {
+        let r = RenewalRequest { attestation: Some(&foreign), ..case.request(&new) };
+        assert_eq!(authorise(p, &case.current(), &r, Some(&verdict)), Err(Refusal::OtherAnchor));
+    }
+    let other_key = result_for(case.certificate.public_key(), [9; 32]);
+    let r = RenewalRequest { attestation: Some(&other_key), ..case.request(&new) };
+    assert_eq!(authorise(&p, &case.current(), &r, Some(&verdict)), Err(Refusal::KeyNotAttested));
+    // A device that was never attested is bound to the first TPM that it shows.
+    let c = Current { anchor: None, ..case.current() };
+    let r = RenewalRequest { attestation: Some(&own), ..case.request(&new) };
+    assert_eq!(authorise(&p, &c, &r, Some(&verdict)).unwrap().anchor, Some([9; 32]));
+}

@@ -1,0 +1,237 @@
+//! The journal for people: each record as names and values. Reads only and takes no lock, so it works beside a running
+//! server.
+
+use crate::{
+    error::OpenError,
+    event::Event,
+    journal::{
+        reader::{Chain, Located},
+        segment::{self, Segment},
+    },
+};
+use ca_core::time::UnixTime;
+use std::{fmt::Write as _, path::Path};
+
+/// One record for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownRecord {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Global offset of its first octet.
+    pub offset: u64,
+    /// When it was made.
+    pub time: UnixTime,
+    /// Whose it is; empty when it is nobody's.
+    pub tenant: String,
+    /// What happened, in words.
+    pub kind: &'static str,
+    /// Its content, name to value; octets in hexadecimal.
+    pub fields: Vec<(&'static str, String)>,
+    /// SHA-256 over it and, through it, over everything before.
+    pub hash: [u8; 32],
+}
+
+/// The records of a journal, oldest first.
+#[derive(Debug)]
+pub struct Records {
+    segments: Vec<Segment>,
+    link: Option<crate::journal::reader::Link>,
+    from: u64,
+}
+
+/// The records of the journal in `dir` with a sequence of at least `from`. The chain is checked from the beginning of
+/// the file that holds `from`.
+///
+/// # Errors
+/// [`OpenError`] when there is no journal or a file's header is damaged.
+pub fn read_records(dir: &Path, from: u64) -> Result<Records, OpenError> {
+    let segments = segment::list(dir)?;
+    let first = segments.iter().rev().find(|s| s.header.first_sequence <= from.max(1)).or(segments.first());
+    let Some(first) = first else { return Err(OpenError::Missing(dir.to_owned())) };
+    let link = Some(crate::journal::reader::Link::before(first));
+    Ok(Records { segments, link, from })
+}
+
+impl Records {
+    /// Shows each record until `visit` says `false`. What is unfinished at the end is left out: a running server is
+    /// writing it, or the next start cuts it off.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] at the first record that is not as it was written and has others behind it.
+    pub fn each(&self, visit: &mut dyn FnMut(ShownRecord) -> bool) -> Result<(), OpenError> {
+        let Some(link) = self.link else { return Ok(()) };
+        let mut chain = Chain::new(&self.segments, link);
+        loop {
+            match chain.next() {
+                Ok(Some(located)) if located.record.sequence < self.from => {}
+                Ok(Some(located)) => {
+                    if !visit(show(&located)) {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(broken) => {
+                    let last = self.segments.last().filter(|s| s.path == broken.place.segment);
+                    let unfinished = match last {
+                        Some(last) => crate::journal::reader::later_batch(last, broken.offset)
+                            .map_err(segment::at(&last.path))?
+                            .is_none(),
+                        None => false,
+                    };
+                    if unfinished && broken.error.is_none() {
+                        return Ok(());
+                    }
+                    return Err(OpenError::Damaged { place: broken.place, what: broken.what });
+                }
+            }
+        }
+    }
+}
+
+fn show(located: &Located) -> ShownRecord {
+    let record = &located.record;
+    let (kind, fields) = match Event::decode(record.kind, record.version, &record.payload) {
+        Some(event) => (event.label(), fields(&event)),
+        None => ("unknown", vec![("kind", record.kind.to_string()), ("payload", hex::encode(&record.payload))]),
+    };
+    ShownRecord {
+        sequence: record.sequence,
+        offset: located.offset,
+        time: UnixTime::from_secs(record.time),
+        tenant: printable(&record.tenant),
+        kind,
+        fields,
+        hash: located.hash,
+    }
+}
+
+/// Text from outside never reaches a terminal as it is: control characters are escaped.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            let _ = write!(out, "{}", c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+struct Fields(Vec<(&'static str, String)>);
+
+impl Fields {
+    fn text(&mut self, name: &'static str, value: &str) -> &mut Self {
+        if !value.is_empty() {
+            self.0.push((name, printable(value)));
+        }
+        self
+    }
+
+    fn octets(&mut self, name: &'static str, value: &[u8]) -> &mut Self {
+        if !value.is_empty() {
+            self.0.push((name, hex::encode(value)));
+        }
+        self
+    }
+
+    fn number(&mut self, name: &'static str, value: u64) -> &mut Self {
+        self.0.push((name, value.to_string()));
+        self
+    }
+
+    fn time(&mut self, name: &'static str, value: u64) -> &mut Self {
+        self.0.push((name, UnixTime::from_secs(value).to_string()));
+        self
+    }
+}
+
+fn fields(event: &Event) -> Vec<(&'static str, String)> {
+    let mut out = Fields(Vec::new());
+    let f = &mut out;
+    match event {
+        Event::IssuerAdded(e) => {
+            f.text("issuer", &e.issuer).octets("certificate", &e.certificate).octets("key_id", &e.key_id);
+            for certificate in &e.chain {
+                f.octets("chain", certificate);
+            }
+            f.octets("ocsp_certificate", &e.ocsp_certificate).octets("ocsp_key_id", &e.ocsp_key_id);
+            f.text("crl_url", &e.crl_url).text("ocsp_url", &e.ocsp_url).text("ca_issuers_url", &e.ca_issuers_url);
+            f.number("state", u64::from(e.state));
+        }
+        Event::OcspResponderSet(e) => {
+            f.text("issuer", &e.issuer).octets("certificate", &e.certificate).octets("key_id", &e.key_id);
+        }
+        Event::IssuerStateSet(e) => {
+            f.text("issuer", &e.issuer).number("state", u64::from(e.state));
+        }
+        Event::ServerIdentitySet(e) => {
+            for certificate in &e.chain {
+                f.octets("chain", certificate);
+            }
+            f.octets("key_id", &e.key_id);
+        }
+        Event::IntentMade(e) => intent(f, e),
+        Event::CertificateIssued(e) => {
+            f.text("issuer", &e.issuer).octets("serial", &e.serial).octets("signature", &e.signature);
+        }
+        Event::IntentAborted(e) => {
+            f.text("issuer", &e.issuer).octets("serial", &e.serial).text("reason", &e.reason);
+        }
+        Event::CertificateInstalled(e) => {
+            f.text("issuer", &e.issuer).octets("serial", &e.serial).text("by", &e.by);
+            f.text("cause", if e.cause == 2 { "first use" } else { "confirmed" });
+        }
+        Event::CertificateRevoked(e) => {
+            f.text("issuer", &e.issuer).octets("serial", &e.serial).number("reason", u64::from(e.reason));
+            if let Some(date) = e.invalidity_date {
+                f.time("invalidity_date", date);
+            }
+            f.text("by", &e.by).text("comment", &e.comment);
+        }
+        Event::PrincipalDisabled(e) => {
+            f.text("principal", &e.principal).text("by", &e.by);
+        }
+        Event::TokenCreated(e) => {
+            f.text("token_id", &e.token_id).text("profile", &e.profile).text("manufacturer", &e.manufacturer);
+            f.text("model", &e.model).text("serial_number", &e.serial_number).time("expires_at", e.expires_at);
+            f.text("by", &e.by);
+        }
+        Event::CrlNumberReserved(e) => {
+            f.text("issuer", &e.issuer).number("number", e.number);
+        }
+        Event::CrlPublished(e) => {
+            f.text("issuer", &e.issuer).number("number", e.number).time("this_update", e.this_update);
+            f.time("next_update", e.next_update).octets("sha256", &e.sha256).number("up_to_record", e.sequence);
+        }
+        Event::RequestAnswered(e) => {
+            f.text("requester", &e.requester).text("idempotency_key", &e.idempotency_key).text("name", &e.name);
+            for reference in &e.certificates {
+                f.text("issuer", &reference.issuer).octets("serial", &reference.serial);
+            }
+        }
+    }
+    out.0
+}
+
+fn intent(f: &mut Fields, e: &crate::event::IntentMade) {
+    f.text("issuer", &e.issuer).octets("serial", &e.serial).text("profile", &e.profile);
+    f.octets("profile_sha256", &e.profile_sha256);
+    let holder = if e.holder_kind == crate::event::HOLDER_DEVICE { "device" } else { "principal" };
+    f.text(holder, &e.holder_id).text("manufacturer", &e.manufacturer).text("model", &e.model);
+    f.text("serial_number", &e.serial_number).text("requester", &e.requester);
+    f.text("idempotency_key", &e.idempotency_key).octets("request_sha256", &e.request_sha256);
+    f.octets("spki_sha256", &e.spki_sha256).text("token_id", e.token_id.as_deref().unwrap_or_default());
+    f.octets("anchor_sha256", e.anchor_sha256.as_deref().unwrap_or_default());
+    if let Some(attestation) = &e.attestation {
+        f.text("attestation", &attestation.format).text("trust_anchor", &attestation.trust_anchor);
+        f.octets("evidence_sha256", &attestation.evidence_sha256);
+        for (name, value) in &attestation.claims {
+            f.text("claim", &format!("{name} = {value}"));
+        }
+    }
+    if let Some(replaced) = &e.replaces {
+        f.text("replaces_issuer", &replaced.issuer).octets("replaces_serial", &replaced.serial);
+    }
+    f.time("not_before", e.not_before).time("not_after", e.not_after).octets("tbs", &e.tbs);
+}
