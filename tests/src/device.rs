@@ -93,6 +93,39 @@ impl SoftwareTpm {
         self.folder.path().join("vendor-issuer.pem")
     }
 
+    /// Its RSA endorsement key's certificate as it lies in the TPM, DER.
+    ///
+    /// # Errors
+    /// Of tpm2-tools.
+    pub fn ek_certificate(&self) -> Result<Vec<u8>> {
+        tools::run(Command::new("tpm2_nvread").args(["-T", &self.address(), "0x01c00002"]))
+    }
+
+    /// TPMT_PUBLIC of a new attestation key under that endorsement key.
+    ///
+    /// # Errors
+    /// Of tpm2-tools.
+    pub fn ak_public(&self) -> Result<Vec<u8>> {
+        let path = |name: &str| self.folder.path().join(name);
+        let tool = |name: &str| {
+            let mut command = Command::new(name);
+            command.args(["-T", &self.address()]);
+            command
+        };
+        tools::run(tool("tpm2_createek").args(["-G", "rsa", "-c"]).arg(path("ek.ctx")))?;
+        let mut create = tool("tpm2_createak");
+        create
+            .arg("-C")
+            .arg(path("ek.ctx"))
+            .arg("-c")
+            .arg(path("ak.ctx"))
+            .args(["-G", "ecc", "-g", "sha256", "-s", "ecdsa"]);
+        tools::run(create.arg("-u").arg(path("ak.pub")))?;
+        tools::run(tool("tpm2_flushcontext").arg("-t"))?;
+        // TPM2B_PUBLIC: two octets of length before it.
+        Ok(std::fs::read(path("ak.pub"))?.get(2..).unwrap_or_default().to_vec())
+    }
+
     /// How the command line names it.
     pub fn address(&self) -> String {
         format!("swtpm:host=127.0.0.1,port={}", self.port)

@@ -8,5 +8,6 @@ pub mod ca;
 pub mod device;
 pub mod http;
 pub mod judge;
+pub mod load;
 pub mod power_cut;
 pub mod tools;

@@ -255,10 +255,9 @@ async fn a_device_is_revoked_as_a_whole() -> Result<()> {
 async fn a_listing_stays_whole_while_certificates_are_added() -> Result<()> {
     let ca = Ca::start()?;
     let (mut station, mut auditor) = (ca.role("station").await?, ca.role("auditor").await?);
-    let key = DeviceKey::new()?;
     let mut before = HashSet::new();
     for n in 0..12 {
-        before.insert(issued(&station.enroll(&key, &format!("SN-{n:02}")).await?)?.sha256);
+        before.insert(issued(&station.enroll(&DeviceKey::new()?, &format!("SN-{n:02}")).await?)?.sha256);
     }
     let mut request = ListCertificatesRequest { profile: "tls-client".to_owned(), page_size: 5, ..Default::default() };
     let mut seen = Vec::new();
@@ -271,7 +270,7 @@ async fn a_listing_stays_whole_while_certificates_are_added() -> Result<()> {
         }
         request.page_token = page.next_page_token;
         if added < 3 {
-            station.enroll(&key, &format!("NEW-{added}")).await?;
+            station.enroll(&DeviceKey::new()?, &format!("NEW-{added}")).await?;
         }
     }
     let distinct: HashSet<_> = seen.iter().cloned().collect();

@@ -1,0 +1,225 @@
+//! Stations that enroll and an operator who revokes, with a record of every acknowledgement: what a client was told
+//! must be true after whatever befell the service.
+
+use crate::{
+    api::{Api, Credential, issued, station_request},
+    ca::Ca,
+    device::DeviceKey,
+};
+use anyhow::{Context, Result, ensure};
+use proto::v1::{Certificate, EnrollRequest, RevocationReason, Role, Status};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::task::JoinHandle;
+
+/// Every how many enrollments one is revoked.
+const REVOKE_EACH: usize = 4;
+
+#[derive(Clone, Debug)]
+struct Asked {
+    station: usize,
+    request: EnrollRequest,
+}
+
+#[derive(Debug)]
+struct Acknowledged {
+    asked: Asked,
+    certificate: Certificate,
+    revoked: bool,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    // By device identifier, which each request has alone.
+    pending: BTreeMap<String, Asked>,
+    acknowledged: BTreeMap<String, Acknowledged>,
+    // Since the last check.
+    new: Vec<String>,
+}
+
+/// What clients were told.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    record: Arc<Mutex<Record>>,
+    number: Arc<AtomicUsize>,
+}
+
+/// Running clients.
+#[derive(Debug)]
+pub struct Load(Vec<JoinHandle<()>>);
+
+impl Load {
+    /// Ends the clients where they are; their open requests stay pending in the history.
+    pub async fn stop(self) {
+        for task in &self.0 {
+            task.abort();
+        }
+        for task in self.0 {
+            // Aborted, or ended by the loss of its connection: both are expected.
+            let _ = task.await;
+        }
+    }
+}
+
+/// Makes station principals, one for each connection of the load.
+///
+/// # Errors
+/// The service refuses.
+pub async fn stations(ca: &Ca, count: usize) -> Result<Vec<Credential>> {
+    let mut admin = ca.role("admin").await?;
+    let mut held = Vec::new();
+    for n in 0..count {
+        held.push(admin.principal(&format!("line-{n}"), Role::Station).await?.0);
+    }
+    Ok(held)
+}
+
+impl History {
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many enrollments and how many revocations were acknowledged.
+    pub fn counts(&self) -> (usize, usize) {
+        let record = self.record();
+        (record.acknowledged.len(), record.acknowledged.values().filter(|a| a.revoked).count())
+    }
+
+    /// Starts one client for each station; each enrolls as fast as it can until its connection is lost.
+    ///
+    /// # Errors
+    /// A connection fails.
+    pub async fn load(&self, ca: &Ca, stations: &[Credential]) -> Result<Load> {
+        let mut tasks = Vec::new();
+        for (index, held) in stations.iter().enumerate() {
+            let (mut station, mut operator) = (ca.holder(held).await?, ca.role("operator").await?);
+            let history = self.clone();
+            tasks.push(tokio::spawn(
+                async move { while history.step(index, &mut station, &mut operator).await.is_ok() {} },
+            ));
+        }
+        Ok(Load(tasks))
+    }
+
+    async fn step(&self, index: usize, station: &mut Api, operator: &mut Api) -> Result<()> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let id = format!("LOAD-{number}");
+        let request = station_request(&DeviceKey::new()?, &id)?;
+        self.record().pending.insert(id.clone(), Asked { station: index, request: request.clone() });
+        let certificate = issued(&station.enrollment.enroll(request).await?.into_inner())?;
+        self.acknowledge(&id, &certificate)?;
+        if number.is_multiple_of(REVOKE_EACH) {
+            operator.revoke(&certificate, RevocationReason::KeyCompromise).await?;
+            if let Some(entry) = self.record().acknowledged.get_mut(&id) {
+                entry.revoked = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, id: &str, certificate: &Certificate) -> Result<()> {
+        let mut record = self.record();
+        let asked = record.pending.remove(id).context("acknowledged what nobody asked for")?;
+        let certificate = certificate.clone();
+        record.new.push(id.to_owned());
+        record.acknowledged.insert(id.to_owned(), Acknowledged { asked, certificate, revoked: false });
+        Ok(())
+    }
+
+    /// After a restart: everything acknowledged since the last check is there, byte for byte and revoked where it was
+    /// revoked; every open request, asked again by its station, gives one certificate.
+    ///
+    /// # Errors
+    /// Says what was lost.
+    pub async fn check(&self, ca: &Ca, stations: &[Credential]) -> Result<()> {
+        let new = std::mem::take(&mut self.record().new);
+        self.check_these(ca, &new).await?;
+        let pending: Vec<_> = self.record().pending.clone().into_iter().collect();
+        let mut callers = Vec::new();
+        for held in stations {
+            callers.push(ca.holder(held).await?);
+        }
+        for (id, asked) in pending {
+            // An idempotency key belongs to its caller: the retry comes from the station that asked.
+            let caller = callers.get_mut(asked.station).context("fewer stations than before")?;
+            let certificate = enroll(caller, &asked.request).await.with_context(|| format!("{id}: the retry"))?;
+            let again = enroll(caller, &asked.request).await?;
+            ensure!(certificate.der == again.der, "{id}: two certificates for one key");
+            self.acknowledge(&id, &certificate)?;
+        }
+        Ok(())
+    }
+
+    async fn check_these(&self, ca: &Ca, ids: &[String]) -> Result<()> {
+        let mut auditor = ca.role("auditor").await?;
+        for id in ids {
+            let (certificate, revoked) = {
+                let record = self.record();
+                let entry = record.acknowledged.get(id).context("unknown")?;
+                (entry.certificate.clone(), entry.revoked)
+            };
+            let found = auditor.get(certificate.r#ref.clone()).await.with_context(|| format!("{id} is lost"))?;
+            ensure!(found.certificate.map(|c| c.der) == Some(certificate.der.clone()), "{id}: other bytes");
+            let status = auditor.status(&certificate).await?.status();
+            ensure!(!revoked || status == Status::Revoked, "{id}: its revocation is lost");
+        }
+        Ok(())
+    }
+
+    /// Over the whole history: everything is there, no serial number twice, no device with two certificates, and
+    /// what was revoked is revoked.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub async fn check_all(&self, ca: &Ca) -> Result<()> {
+        let all = ca.role("auditor").await?.all_certificates().await?;
+        let mut serials = HashSet::new();
+        let mut by_device: HashMap<String, Certificate> = HashMap::new();
+        for certificate in all {
+            let reference = certificate.r#ref.clone().context("no reference")?;
+            ensure!(
+                serials.insert((reference.issuer_id.clone(), reference.serial_number.clone())),
+                "{reference:?} twice"
+            );
+            if certificate.device_id.starts_with("LOAD-") {
+                let id = certificate.device_id.clone();
+                ensure!(by_device.insert(id.clone(), certificate).is_none(), "{id} has two certificates");
+            }
+        }
+        let record = self.record();
+        for (id, entry) in &record.acknowledged {
+            let found = by_device.get(id).with_context(|| format!("{id} is not listed"))?;
+            ensure!(found.der == entry.certificate.der, "{id}: other bytes");
+            ensure!(!entry.revoked || found.revocation.is_some(), "{id}: its revocation is lost");
+        }
+        Ok(())
+    }
+
+    /// Asks again for a few that were acknowledged long ago: the same certificates come back.
+    ///
+    /// # Errors
+    /// They do not.
+    pub async fn check_retries(&self, ca: &Ca, stations: &[Credential], count: usize) -> Result<()> {
+        let sample: Vec<_> = {
+            let record = self.record();
+            let step = (record.acknowledged.len() / count.max(1)).max(1);
+            let every = record.acknowledged.values().step_by(step);
+            every.map(|a| (a.asked.clone(), a.certificate.der.clone())).collect()
+        };
+        for (asked, der) in sample {
+            let held = stations.get(asked.station).context("fewer stations than before")?;
+            let certificate = enroll(&mut ca.holder(held).await?, &asked.request).await?;
+            ensure!(certificate.der == der, "{}: another certificate for the same key", certificate.device_id);
+        }
+        Ok(())
+    }
+}
+
+async fn enroll(station: &mut Api, request: &EnrollRequest) -> Result<Certificate> {
+    issued(&station.enrollment.enroll(request.clone()).await?.into_inner())
+}
