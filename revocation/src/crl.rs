@@ -8,7 +8,7 @@ use crate::{
     tlv::{self, push, push_header, push_unsigned, wrap},
 };
 use ca_core::{key::SignatureAlgorithm, serial::SerialNumber, time::UnixTime};
-use der::Encode;
+use der::{AnyRef, Decode, Encode, Reader, SliceReader, Tag, Tagged};
 
 /// id-ce-cRLReasons 2.5.29.21 (RFC 5280 5.3.1), contents octets.
 const OID_REASON: &[u8] = &[0x55, 0x1d, 0x15];
@@ -334,4 +334,41 @@ fn push_extension(out: &mut Vec<u8>, oid: &[u8], critical: bool, value: &[u8]) {
     }
     push(&mut extension, tlv::OCTET_STRING, value);
     push(out, tlv::SEQUENCE, &extension);
+}
+
+/// The serial numbers that a DER CertificateList names, sorted. Signature, names and times are not looked at.
+///
+/// # Errors
+/// When it is not a DER CertificateList.
+pub fn serials(certificate_list: &[u8]) -> Result<Vec<SerialNumber>, CrlError> {
+    let tbs = first(AnyRef::from_der(certificate_list)?.value())?;
+    let mut fields = SliceReader::new(tbs.value())?;
+    let mut after_times = false;
+    while !fields.is_finished() {
+        let field: AnyRef<'_> = fields.decode()?;
+        match field.tag() {
+            Tag::UtcTime | Tag::GeneralizedTime => after_times = true,
+            // After the times the only SEQUENCE is revokedCertificates (RFC 5280 5.1.2).
+            Tag::Sequence if after_times => return entry_serials(field.value()),
+            _ => {}
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn entry_serials(revoked: &[u8]) -> Result<Vec<SerialNumber>, CrlError> {
+    let mut entries = SliceReader::new(revoked)?;
+    let mut serials = Vec::new();
+    while !entries.is_finished() {
+        let entry: AnyRef<'_> = entries.decode()?;
+        let serial = SerialNumber::from_be_bytes(first(entry.value())?.value());
+        serials.push(serial.map_err(|_| der::Error::from(Tag::Integer.value_error()))?);
+    }
+    serials.sort();
+    Ok(serials)
+}
+
+/// The first element of some content; what follows it is left alone.
+fn first(content: &[u8]) -> der::Result<AnyRef<'_>> {
+    SliceReader::new(content)?.decode()
 }

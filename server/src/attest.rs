@@ -20,7 +20,7 @@ use enrollment::{
         session::{BeginRequest, CallerKey, Challenge, Fresh, SessionError},
     },
     authorise::Refusal,
-    tpm2::{Tpm2Evidence, Tpm2Hello, Tpm2Verifier},
+    tpm2::verify::{Tpm2Evidence, Tpm2Hello, Tpm2Verifier},
 };
 use proto::v1::{self, begin_attestation_request, begin_attestation_response, evidence};
 use rand::Rng;
