@@ -1,6 +1,6 @@
 //! The command tree.
 
-use crate::{enroll, issuer, list, principal, profile, revoke, runtime, show, status, token};
+use crate::{enroll, issuer, list, principal, profile, revoke, runtime, service, show, status, token};
 use clap::{Parser, Subcommand};
 
 /// Sealwright: a certificate authority for manufactured devices.
@@ -33,6 +33,17 @@ pub struct Cli {
 /// The verbs.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Run a throw-away authority on loopback, for development
+    Dev(service::dev::DevArgs),
+    /// Make the authority: keys in the token, root and issuing CA, the first admin
+    Init(service::init::InitArgs),
+    /// Run the service
+    Serve(service::serve::ServeArgs),
+    /// Look for faults, and name the cure of each
+    Doctor(service::doctor::DoctorArgs),
+    /// Check or print the configuration
+    #[command(subcommand)]
+    Config(service::config::ConfigCommand),
     /// Revoke a certificate, or all live certificates of a device
     Revoke(Box<revoke::RevokeArgs>),
     /// Tell whether a certificate is good or revoked
@@ -66,6 +77,14 @@ impl Command {
     /// What [`crate::error::explain`] explains.
     pub fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Dev(args) => {
+                service::dev::prepare(&args)?;
+                runtime::service(service::dev::run(args))
+            }
+            Self::Init(args) => runtime::service(service::init::run(args)),
+            Self::Serve(args) => runtime::service(service::serve::run(args)),
+            Self::Doctor(args) => runtime::service(service::doctor::run(args)),
+            Self::Config(command) => service::config::run(command),
             Self::Revoke(args) => runtime::client(revoke::run(*args)),
             Self::Status(args) => runtime::client(status::run(args)),
             Self::List(command) => runtime::client(list::run(command)),

@@ -20,6 +20,7 @@ mod profile;
 mod revoke;
 mod rows;
 mod runtime;
+mod service;
 mod show;
 mod status;
 mod terminal;

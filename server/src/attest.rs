@@ -74,14 +74,20 @@ fn caller_key(peer: &Peer, tenant: &TenantId, spki_sha256: &[u8; 32]) -> CallerK
 ///
 /// # Errors
 /// INVALID_ARGUMENT naming the field; RESOURCE_EXHAUSTED with a retry hint when too many are out.
-pub fn begin(ca: &Ca, peer: &Peer, wanted: &v1::BeginAttestationRequest) -> Result<v1::BeginAttestationResponse, Failure> {
+pub fn begin(
+    ca: &Ca,
+    peer: &Peer,
+    wanted: &v1::BeginAttestationRequest,
+) -> Result<v1::BeginAttestationResponse, Failure> {
     let idempotency_key = request::idempotency_key(&wanted.idempotency_key)?;
     let tenant = request::tenant(ca, peer, &wanted.tenant)?;
     let profile: ProfileName = request::id("profile", &wanted.profile)?;
     ca.profile(&profile)?;
-    let csr_spki_sha256: [u8; 32] = wanted.csr_spki_sha256.as_slice().try_into().map_err(|_| {
-        Failure::field("csr_spki_sha256", "INVALID_FIELD", "csr_spki_sha256 must have 32 octets")
-    })?;
+    let csr_spki_sha256: [u8; 32] = wanted
+        .csr_spki_sha256
+        .as_slice()
+        .try_into()
+        .map_err(|_| Failure::field("csr_spki_sha256", "INVALID_FIELD", "csr_spki_sha256 must have 32 octets"))?;
     let hello = match &wanted.hello {
         Some(begin_attestation_request::Hello::Tpm2(tpm)) => Tpm2Hello {
             ek_certificate: tpm.ek_certificate.clone(),
@@ -146,8 +152,7 @@ pub fn appraise(
     let id = SessionId(evidence.session_id.as_slice().try_into().map_err(|_| refuse(SessionError::Unknown.into()))?);
     let now = ca.now();
     let caller = caller_key(peer, tenant, &csr.public_key().spki_sha256());
-    let session =
-        ca.challenges().consume(&id, &caller, tenant, profile_name, now).map_err(|e| refuse(e.into()))?;
+    let session = ca.challenges().consume(&id, &caller, tenant, profile_name, now).map_err(|e| refuse(e.into()))?;
     let evidence = match &evidence.body {
         Some(evidence::Body::Tpm2(tpm)) => Evidence::Tpm2(Tpm2Evidence {
             activation_mac: tpm.activation_mac.clone(),

@@ -57,7 +57,10 @@ impl Authority {
         }
     }
 
-    fn trust_bundle(&self, request: &Request<v1::GetTrustBundleRequest>) -> Result<v1::GetTrustBundleResponse, Failure> {
+    fn trust_bundle(
+        &self,
+        request: &Request<v1::GetTrustBundleRequest>,
+    ) -> Result<v1::GetTrustBundleResponse, Failure> {
         let peer = request::peer(request)?;
         let tenant = request::tenant(&self.ca, &peer, &request.get_ref().tenant)?;
         let mut roots: Vec<Vec<u8>> = Vec::new();

@@ -66,8 +66,7 @@ fn issuer_urls(ca: &Ca, id: &IssuerId) -> IssuerUrls {
 }
 
 fn name(organization: &str, common_name: String) -> Result<DistinguishedName> {
-    let parts =
-        [(AttributeType::Organization, organization.to_owned()), (AttributeType::CommonName, common_name)];
+    let parts = [(AttributeType::Organization, organization.to_owned()), (AttributeType::CommonName, common_name)];
     DistinguishedName::new(parts).context("tenants.organization")
 }
 
@@ -144,11 +143,11 @@ async fn make_issuing(ca: &Arc<Ca>, tenant: &TenantSection, root: &LoadedIssuer)
             not_before: now.minus(BACKDATE),
             not_after: now.plus(YEAR * ISSUING_YEARS).min(parent.not_after()),
         };
-        authority::issuing_ca(subject, parent, ParentUrls {
-            crl: Some(urls.crl()),
-            ocsp: None,
-            ca_issuers: Some(urls.ca_issuers()),
-        })
+        authority::issuing_ca(
+            subject,
+            parent,
+            ParentUrls { crl: Some(urls.crl()), ocsp: None, ca_issuers: Some(urls.ca_issuers()) },
+        )
     })
     .await?;
     add_issuer(ca, tenant, &id, &certificate, vec![parent.der().to_vec()], key, IssuerState::Active).await?;
@@ -228,10 +227,10 @@ pub async fn make_principal(ca: &Arc<Ca>, tenant: &TenantId, id: &str, role: Rol
         csr: CertificationRequest::parse(csr)?,
         by: "init".to_owned(),
         idempotency_key: IdempotencyKey::new(hex::encode(rand::random::<[u8; 16]>()))?,
-        request_sha256: request::digest("init", &proto::v1::CreatePrincipalRequest {
-            csr: csr.to_vec(),
-            ..Default::default()
-        }),
+        request_sha256: request::digest(
+            "init",
+            &proto::v1::CreatePrincipalRequest { csr: csr.to_vec(), ..Default::default() },
+        ),
     };
     Ok(principals::create(ca, new).await?)
 }

@@ -16,11 +16,7 @@ use ca_core::{
     profile::CertificateProfile,
     time::UnixTime,
 };
-use enrollment::attestation::{
-    policy::AppraisalPolicy,
-    session::ChallengeTable,
-    trust::TrustStores,
-};
+use enrollment::attestation::{policy::AppraisalPolicy, session::ChallengeTable, trust::TrustStores};
 use hsm::{HsmError, KeyId, SignRequest, Token};
 use sha2::{Digest, Sha256};
 use std::{
@@ -111,10 +107,8 @@ impl Ca {
             let toml = toml::to_string(&spec)?;
             let name = profile.name().clone();
             let policy = config.attestation.get(name.as_str()).cloned().unwrap_or_default();
-            let attestation = AppraisalPolicy::compile(&policy, &trust).map_err(|e| ConfigError::Value {
-                key: format!("attestation.{name}"),
-                problem: e.to_string(),
-            })?;
+            let attestation = AppraisalPolicy::compile(&policy, &trust)
+                .map_err(|e| ConfigError::Value { key: format!("attestation.{name}"), problem: e.to_string() })?;
             let sha256 = Sha256::digest(&toml).into();
             profiles.insert(name, LoadedProfile { profile, toml, sha256, attestation });
         }
@@ -199,7 +193,11 @@ impl Ca {
     /// INVALID_ARGUMENT naming the field `profile`.
     pub fn profile(&self, name: &ProfileName) -> Result<&LoadedProfile, Failure> {
         self.profiles.get(name).ok_or_else(|| {
-            Failure::field("profile", "UNKNOWN_PROFILE", format!("there is no profile '{name}'; ListProfiles names them"))
+            Failure::field(
+                "profile",
+                "UNKNOWN_PROFILE",
+                format!("there is no profile '{name}'; ListProfiles names them"),
+            )
         })
     }
 
@@ -294,7 +292,8 @@ fn load_issuer(entry: &IssuerEntry) -> anyhow::Result<LoadedIssuer> {
     use anyhow::Context;
     let about = || format!("issuer {}", entry.id);
     let certificate = Certificate::from_der(&entry.certificate).with_context(about)?;
-    let chain = entry.chain.iter().map(|der| Certificate::from_der(der)).collect::<Result<_, _>>().with_context(about)?;
+    let chain =
+        entry.chain.iter().map(|der| Certificate::from_der(der)).collect::<Result<_, _>>().with_context(about)?;
     let state = match entry.state {
         store::IssuerState::Staged => IssuerState::Staged,
         store::IssuerState::Active => IssuerState::Active,
@@ -302,8 +301,8 @@ fn load_issuer(entry: &IssuerEntry) -> anyhow::Result<LoadedIssuer> {
         store::IssuerState::Retired => IssuerState::Retired,
     };
     let urls = IssuerUrls::new(&entry.urls.crl, &entry.urls.ocsp, &entry.urls.ca_issuers).with_context(about)?;
-    let issuer = Issuer::new(entry.id.clone(), entry.tenant.clone(), state, certificate, chain, urls)
-        .with_context(about)?;
+    let issuer =
+        Issuer::new(entry.id.clone(), entry.tenant.clone(), state, certificate, chain, urls).with_context(about)?;
     let responder = if entry.ocsp_certificate.is_empty() {
         None
     } else {

@@ -304,8 +304,8 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
-            .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })?;
+        let config: Self =
+            toml::from_str(text).map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })?;
         config.check()?;
         Ok(config)
     }
@@ -366,8 +366,7 @@ impl Config {
         specs
             .into_iter()
             .map(|(name, spec)| {
-                let profile_name =
-                    ProfileName::new(name.clone()).map_err(|e| value(format!("profiles.{name}"), e))?;
+                let profile_name = ProfileName::new(name.clone()).map_err(|e| value(format!("profiles.{name}"), e))?;
                 let profile = CertificateProfile::compile(profile_name, spec.clone())
                     .map_err(|e| value(format!("profiles.{name}"), e))?;
                 Ok((profile, spec))

@@ -118,7 +118,11 @@ fn disk(dir: &Path) -> Verdict {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let text = format!("{} MiB free", free / (1024 * 1024));
-            if free < DISK_LEAST { fault(text, "make room; issuing stops when the disk is full") } else { Verdict::Good(text) }
+            if free < DISK_LEAST {
+                fault(text, "make room; issuing stops when the disk is full")
+            } else {
+                Verdict::Good(text)
+            }
         }
         Err(e) => Verdict::Skipped(e.to_string()),
     }
@@ -165,7 +169,10 @@ fn now() -> UnixTime {
 fn clock(high_water: Option<UnixTime>) -> Verdict {
     let now = now();
     if now.as_secs() < EARLIEST || high_water.is_some_and(|h| now.plus(crate::limits::CLOCK_BEHIND) < h) {
-        return fault(format!("the clock says {now}, which is in the past"), "set the clock; run chrony or systemd-timesyncd");
+        return fault(
+            format!("the clock says {now}, which is in the past"),
+            "set the clock; run chrony or systemd-timesyncd",
+        );
     }
     Verdict::Good(now.to_string())
 }
@@ -207,9 +214,10 @@ fn chain(entry: &IssuerEntry) -> Verdict {
 
 fn crl(store: &Store, entry: &IssuerEntry) -> Verdict {
     match store.crl(&entry.id) {
-        Ok(Some(crl)) if crl.next_update <= now() => {
-            fault(format!("{}: number {} ended {}", entry.id, crl.number, crl.next_update), "start the service; it makes a new one")
-        }
+        Ok(Some(crl)) if crl.next_update <= now() => fault(
+            format!("{}: number {} ended {}", entry.id, crl.number, crl.next_update),
+            "start the service; it makes a new one",
+        ),
         Ok(Some(crl)) => Verdict::Good(format!("{}: number {}, until {}", entry.id, crl.number, crl.next_update)),
         Ok(None) => Verdict::Skipped(format!("{}: the first is made when the service starts", entry.id)),
         Err(e) => fault(format!("{}: {e}", entry.id), "run 'sealwright journal rebuild'"),
@@ -219,7 +227,9 @@ fn crl(store: &Store, entry: &IssuerEntry) -> Verdict {
 fn free_port(address: SocketAddr) -> Verdict {
     match TcpListener::bind(address) {
         Ok(_) => Verdict::Good(format!("{address} is free")),
-        Err(e) => fault(format!("{address}: {e}"), "stop the program that has it (ss -ltnp), or change the configuration"),
+        Err(e) => {
+            fault(format!("{address}: {e}"), "stop the program that has it (ss -ltnp), or change the configuration")
+        }
     }
 }
 

@@ -187,15 +187,8 @@ impl Enrollment {
             Some(issued) => issued,
             None => {
                 let profile = self.ca.profile(&current.profile)?;
-                let appraised = attest::appraise(
-                    &self.ca,
-                    &peer,
-                    &tenant,
-                    &current.profile,
-                    &csr,
-                    evidence.as_ref(),
-                    profile,
-                )?;
+                let appraised =
+                    attest::appraise(&self.ca, &peer, &tenant, &current.profile, &csr, evidence.as_ref(), profile)?;
                 let renewal = decide_renewal(&self.ca, &tenant, &current, &csr, appraised.as_ref(), profile)?;
                 let authorised = Authorised {
                     tenant,

@@ -117,7 +117,11 @@ fn tagged(mut headers: HeaderMap, sha256: &str, asked: &HeaderMap, body: impl Fn
     if let Ok(value) = HeaderValue::from_str(&tag) {
         headers.insert(header::ETAG, value);
     }
-    if fresh { (StatusCode::NOT_MODIFIED, headers).into_response() } else { (StatusCode::OK, headers, body()).into_response() }
+    if fresh {
+        (StatusCode::NOT_MODIFIED, headers).into_response()
+    } else {
+        (StatusCode::OK, headers, body()).into_response()
+    }
 }
 
 /// Caching as RFC 5019 6.2 has it, but never longer than a minute in a proxy: a revocation has to be seen.
@@ -138,7 +142,8 @@ fn caching(headers: &mut HeaderMap, state: &StatusHttp, this_update: UnixTime, n
 
 /// IMF-fixdate (RFC 9110 5.6.7).
 fn http_date(at: UnixTime) -> Option<String> {
-    let format = format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
+    let format =
+        format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
     OffsetDateTime::from_unix_timestamp(i64::try_from(at.as_secs()).ok()?).ok()?.format(format).ok()
 }
 

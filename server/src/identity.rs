@@ -119,7 +119,10 @@ pub fn identify(ca: &Ca, der: &[u8]) -> Result<Peer, Failure> {
     }
     let usages = certificate.extended_key_usage();
     if certificate.is_ca() || !(usages.is_empty() || usages.contains(&ID_KP_CLIENT_AUTH)) {
-        return Err(unauthenticated("CLIENT_CERTIFICATE_USAGE", "the client certificate is not for client authentication"));
+        return Err(unauthenticated(
+            "CLIENT_CERTIFICATE_USAGE",
+            "the client certificate is not for client authentication",
+        ));
     }
     let tenant = entry.tenant.clone();
     match entry.holder.clone() {
@@ -173,9 +176,7 @@ async fn admit(ca: &Ca, path: &'static str, certificate: Option<Vec<u8>>) -> Res
     };
     if !access::allows(path, peer.role()) {
         return Err(match peer.role() {
-            Role::Anonymous => {
-                unauthenticated("CLIENT_CERTIFICATE_REQUIRED", "this method needs a client certificate")
-            }
+            Role::Anonymous => unauthenticated("CLIENT_CERTIFICATE_REQUIRED", "this method needs a client certificate"),
             role => Failure::denied("ROLE_NOT_ALLOWED", format!("the role {role} may not call this method")),
         });
     }

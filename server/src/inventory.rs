@@ -134,7 +134,10 @@ impl CertificateService for Inventory {
         // Up to 20,000 index entries: off the connection's thread.
         answer("ListCertificates", tokio::task::block_in_place(|| self.list(request)))
     }
-    async fn get_device(&self, request: Request<v1::GetDeviceRequest>) -> Result<Response<v1::GetDeviceResponse>, Status> {
+    async fn get_device(
+        &self,
+        request: Request<v1::GetDeviceRequest>,
+    ) -> Result<Response<v1::GetDeviceResponse>, Status> {
         answer("GetDevice", tokio::task::block_in_place(|| self.device(request)))
     }
     async fn list_devices(

@@ -150,7 +150,10 @@ pub fn token_device(device: Option<&v1::DeviceIdentity>) -> Result<Option<TokenD
 }
 
 impl Principals {
-    async fn create(&self, request: Request<v1::CreatePrincipalRequest>) -> Result<v1::CreatePrincipalResponse, Failure> {
+    async fn create(
+        &self,
+        request: Request<v1::CreatePrincipalRequest>,
+    ) -> Result<v1::CreatePrincipalResponse, Failure> {
         let peer = request::peer(&request)?;
         let tenant = request::own_tenant(&peer)?;
         let mut wanted = request.into_inner();
@@ -246,7 +249,6 @@ impl Principals {
         })
     }
 }
-
 
 fn time_to_live(wanted: Option<&prost_types::Duration>) -> Result<Duration, Failure> {
     let Some(wanted) = wanted else { return Ok(limits::TOKEN_TTL) };

@@ -187,8 +187,7 @@ async fn publish(ca: &Arc<Ca>, id: &IssuerId) -> Result<(), Failure> {
         scope: CrlScope::Everything,
     };
     let tbs = crl::prepare(&request, entries).map_err(Failure::internal)?;
-    let signature =
-        ca.sign("crl", issuer.key, issuer.issuer.public_key(), tbs.algorithm(), tbs.as_bytes()).await?;
+    let signature = ca.sign("crl", issuer.key, issuer.issuer.public_key(), tbs.algorithm(), tbs.as_bytes()).await?;
     let der = crl::finish(tbs, &signature).map_err(Failure::internal)?;
     let sha256: [u8; 32] = Sha256::digest(&der).into();
     tokio::task::block_in_place(|| write_whole(&ca.publisher.file(id), &der)).map_err(Failure::internal)?;

@@ -59,7 +59,10 @@ pub fn id<T: std::str::FromStr<Err = IdError>>(field: &'static str, value: &str)
 ///
 /// # Errors
 /// INVALID_ARGUMENT naming `field`.
-pub fn optional_id<T: std::str::FromStr<Err = IdError>>(field: &'static str, value: &str) -> Result<Option<T>, Failure> {
+pub fn optional_id<T: std::str::FromStr<Err = IdError>>(
+    field: &'static str,
+    value: &str,
+) -> Result<Option<T>, Failure> {
     if value.is_empty() { Ok(None) } else { id(field, value).map(Some) }
 }
 
@@ -76,13 +79,12 @@ pub fn idempotency_key(value: &str) -> Result<IdempotencyKey, Failure> {
 /// # Errors
 /// INVALID_ARGUMENT naming the field.
 pub fn reference(reference: Option<&v1::CertificateRef>) -> Result<(IssuerId, SerialNumber), Failure> {
-    let reference =
-        reference.ok_or_else(|| Failure::field("ref", "MISSING_FIELD", "name a certificate: issuer_id, serial_number"))?;
+    let reference = reference
+        .ok_or_else(|| Failure::field("ref", "MISSING_FIELD", "name a certificate: issuer_id, serial_number"))?;
     let issuer = id("ref.issuer_id", &reference.issuer_id)?;
-    let serial = reference
-        .serial_number
-        .parse()
-        .map_err(|e: ca_core::serial::SerialError| Failure::field("ref.serial_number", "INVALID_FIELD", e.to_string()))?;
+    let serial = reference.serial_number.parse().map_err(|e: ca_core::serial::SerialError| {
+        Failure::field("ref.serial_number", "INVALID_FIELD", e.to_string())
+    })?;
     Ok((issuer, serial))
 }
 
@@ -90,7 +92,11 @@ pub fn reference(reference: Option<&v1::CertificateRef>) -> Result<(IssuerId, Se
 ///
 /// # Errors
 /// NOT_FOUND, also for another tenant's and for an intent without a certificate.
-pub fn certificate(ca: &Ca, tenant: &TenantId, reference: Option<&v1::CertificateRef>) -> Result<CertificateEntry, Failure> {
+pub fn certificate(
+    ca: &Ca,
+    tenant: &TenantId,
+    reference: Option<&v1::CertificateRef>,
+) -> Result<CertificateEntry, Failure> {
     let (issuer, serial) = self::reference(reference)?;
     ca.store
         .certificate(&issuer, &serial)?
@@ -106,7 +112,11 @@ pub fn page_size(size: i32) -> Result<usize, Failure> {
     match usize::try_from(size) {
         Ok(0) => Ok(limits::PAGE),
         Ok(n) if n <= limits::PAGE_MAX => Ok(n),
-        _ => Err(Failure::field("page_size", "INVALID_FIELD", format!("page_size must lie between 0 and {}", limits::PAGE_MAX))),
+        _ => Err(Failure::field(
+            "page_size",
+            "INVALID_FIELD",
+            format!("page_size must lie between 0 and {}", limits::PAGE_MAX),
+        )),
     }
 }
 
@@ -133,7 +143,11 @@ pub mod page_token {
             return Ok(None);
         }
         let bad = || {
-            Failure::field("page_token", "INVALID_FIELD", "this page token belongs to another listing; begin again without one")
+            Failure::field(
+                "page_token",
+                "INVALID_FIELD",
+                "this page token belongs to another listing; begin again without one",
+            )
         };
         let (next, tag) = token.split_once('.').ok_or_else(bad)?;
         if tag != filter_tag(filter) {

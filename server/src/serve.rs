@@ -269,9 +269,8 @@ impl Running {
     /// Ends in order: no new calls, those in progress finish (8 s at most), the journal is closed.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
-        let drained = tokio::time::timeout(Duration::from_secs(8), async {
-            while self.listeners.join_next().await.is_some() {}
-        });
+        let drained =
+            tokio::time::timeout(Duration::from_secs(8), async { while self.listeners.join_next().await.is_some() {} });
         if drained.await.is_err() {
             tracing::warn!("some connections did not end in time");
         }

@@ -80,7 +80,11 @@ fn subject(parts: impl IntoIterator<Item = (AttributeType, String)>) -> Result<D
 ///
 /// # Errors
 /// What the token says.
-pub async fn generate(ca: &Arc<Ca>, label: String, algorithm: ca_core::key::KeyAlgorithm) -> Result<(KeyId, PublicKey)> {
+pub async fn generate(
+    ca: &Arc<Ca>,
+    label: String,
+    algorithm: ca_core::key::KeyAlgorithm,
+) -> Result<(KeyId, PublicKey)> {
     let token = ca.token.clone();
     let id = KeyId::from_bytes(rand::random());
     let key = tokio::task::spawn_blocking(move || token.generate(&KeyRequest { label, id, algorithm })).await??;

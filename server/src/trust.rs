@@ -1,7 +1,10 @@
 //! Reads attestation trust anchors from the files that the configuration names.
 
 use crate::config::{ConfigError, TrustStoreSection};
-use enrollment::attestation::{Format, trust::{TrustStore, TrustStores, certificates}};
+use enrollment::attestation::{
+    Format,
+    trust::{TrustStore, TrustStores, certificates},
+};
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// Loads every named store.

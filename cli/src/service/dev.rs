@@ -77,7 +77,8 @@ pub fn prepare(args: &DevArgs) -> Result<()> {
     private_dir(&tokens)?;
     let text = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
     files::replace(&conf, text.as_bytes(), Access::Owner)?;
-    let failed = Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(SOFTHSM_CONF, &conf).exec();
+    let failed =
+        Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(SOFTHSM_CONF, &conf).exec();
     Err(failed).context("cannot start again with SOFTHSM2_CONF set")
 }
 
@@ -150,7 +151,10 @@ fn port(wanted: u16, last: Option<u16>, option: &str) -> Result<u16, Problem> {
         return free(0).map_err(|e| Problem::usage(format!("no free port: {e}"), "Close some programs."));
     }
     free(wanted).map_err(|e| {
-        Problem::usage(format!("port {wanted} cannot be used: {e}"), format!("Choose another with {option}, or 0 for any."))
+        Problem::usage(
+            format!("port {wanted} cannot be used: {e}"),
+            format!("Choose another with {option}, or 0 for any."),
+        )
     })
 }
 
