@@ -208,3 +208,25 @@ fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     out.extend_from_slice(value);
     out
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use der::asn1::OctetString;
+
+    #[test]
+    fn lengths_are_encoded_as_the_encoder_does() {
+        for len in [0, 1, 127, 128, 255, 256, 65_535, 65_536] {
+            let value = vec![7; len];
+            assert_eq!(tlv(0x04, &value), OctetString::new(value).unwrap().to_der().unwrap(), "{len}");
+        }
+    }
+
+    #[test]
+    fn rubbish_is_no_certificate() {
+        for bytes in [&[][..], &[0x30, 0], b"hello", &assemble(&[0x30, 0], SignatureAlgorithm::Ed25519, &[0; 64])] {
+            assert_eq!(Certificate::from_der(bytes), Err(CertificateError::Malformed));
+        }
+    }
+}

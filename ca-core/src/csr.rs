@@ -275,9 +275,9 @@ impl CertificationRequest {
 }
 
 fn decode_armor(input: &[u8]) -> Result<Cow<'_, [u8]>, CsrError> {
-    // A request is longer than 127 octets, so DER goes on with a long-form length, which is not ASCII.
-    if let [0x30, length, ..] = input
-        && *length >= 0x80
+    // A long-form length is not ASCII, and PEM of a request is longer than any short-form DER.
+    if let [0x30, length, rest @ ..] = input
+        && (*length >= 0x80 || rest.len() == usize::from(*length))
     {
         return Ok(Cow::Borrowed(input));
     }
