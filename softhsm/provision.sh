@@ -36,4 +36,4 @@ if softhsm2-util --show-slots | grep -q "^ *Label: *$label *\$"; then
 fi
 # The tool takes PINs from a terminal or from its arguments; this one protects nothing.
 softhsm2-util --init-token --free --label "$label" --so-pin "$pin" --pin "$pin" >&2
-echo "export SOFTHSM2_CONF=$SOFTHSM2_CONF"
+echo "export SOFTHSM2_CONF='$SOFTHSM2_CONF'"

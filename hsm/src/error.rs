@@ -102,6 +102,11 @@ impl Failure {
         Self { call: call.to_owned(), code: code.to_owned(), class }
     }
 
+    /// The session itself is gone, not only in a wrong state.
+    pub(crate) fn lost_session(&self) -> bool {
+        matches!(self.code.as_str(), "CKR_SESSION_HANDLE_INVALID" | "CKR_SESSION_CLOSED")
+    }
+
     /// The library was finalised under this session by another user of the same module.
     pub(crate) fn stale() -> Self {
         Self::ours("the session", "an older initialisation", FailureClass::NewSession)

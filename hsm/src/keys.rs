@@ -1,29 +1,15 @@
 //! Key pairs on a token: making them, finding them by CKA_ID, reading what the token says about them.
 
 use crate::error::Trouble;
-use crate::mechanism::curve_octets;
+use crate::public::{self, ED25519_PARAMS, P256_PARAMS, P384_PARAMS, P521_PARAMS};
 use crate::{Failure, FailureClass, HsmError};
 use ca_core::key::{KeyAlgorithm, PublicKey};
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState};
-use der::asn1::{AnyRef, BitString, OctetStringRef, UintRef};
-use der::{Any, Decode, Encode, Sequence};
-use spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
 use std::fmt;
 use std::str::FromStr;
-
-const ID_EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-
-/// DER of the named curves' identifiers, and PKCS#11 3.0's other name of edwards25519.
-const P256_PARAMS: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
-const P384_PARAMS: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
-const P521_PARAMS: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x23";
-const ED25519_PARAMS: &[u8] = b"\x06\x03\x2b\x65\x70";
-const ED25519_NAME: &[u8] = b"\x13\x0cedwards25519";
 
 /// A key pair's CKA_ID: 16 octets, random, given by the caller and recorded with the key's purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -158,8 +144,7 @@ pub(crate) fn pair(session: &Session, id: &KeyId) -> Result<Pair, Trouble> {
         ([private], [public]) => Ok(Pair { private: *private, public: *public }),
         ([], _) => {
             // A session that lost its login does not see private objects.
-            let state = session.get_session_info()?.session_state();
-            if matches!(state, SessionState::RwPublic | SessionState::RoPublic) {
+            if logged_out(session)? {
                 return Err(Failure::ours("C_FindObjects", "not logged in", FailureClass::LoginAgain).into());
             }
             Err(HsmError::KeyMissing { id: *id }.into())
@@ -168,8 +153,14 @@ pub(crate) fn pair(session: &Session, id: &KeyId) -> Result<Pair, Trouble> {
     }
 }
 
+/// True when the session sees public objects only although its token has a login.
+pub(crate) fn logged_out(session: &Session) -> Result<bool, Trouble> {
+    let state = session.get_session_info()?.session_state();
+    Ok(matches!(state, SessionState::RwPublic | SessionState::RoPublic))
+}
+
 pub(crate) fn describe(session: &Session, id: &KeyId, pair: Pair) -> Result<TokenKey, Trouble> {
-    let public_key = public_key(session, id, pair.public)?;
+    let public_key = public::read(session, id, pair.public)?;
     let (attributes, label) = private_attributes(session, pair.private)?;
     Ok(TokenKey { id: *id, label, public_key, attributes })
 }
@@ -342,89 +333,6 @@ fn private_attributes(session: &Session, handle: ObjectHandle) -> Result<(KeyAtt
     Ok((found, label))
 }
 
-#[derive(Sequence)]
-struct RsaPublicKey<'a> {
-    modulus: UintRef<'a>,
-    exponent: UintRef<'a>,
-}
-
-fn public_key(session: &Session, id: &KeyId, handle: ObjectHandle) -> Result<PublicKey, Trouble> {
-    let wanted = [
-        AttributeType::KeyType,
-        AttributeType::EcParams,
-        AttributeType::EcPoint,
-        AttributeType::Modulus,
-        AttributeType::PublicExponent,
-    ];
-    let (mut kind, mut params, mut point, mut modulus, mut exponent) = (None, None, None, None, None);
-    for attribute in session.get_attributes(handle, &wanted)? {
-        match attribute {
-            Attribute::KeyType(v) => kind = Some(v),
-            Attribute::EcParams(v) => params = Some(v),
-            Attribute::EcPoint(v) => point = Some(v),
-            Attribute::Modulus(v) => modulus = Some(v),
-            Attribute::PublicExponent(v) => exponent = Some(v),
-            _ => {}
-        }
-    }
-    let spki = match (kind, params, point, modulus, exponent) {
-        (Some(KeyType::EC), Some(params), Some(point), ..) => ec_spki(&params, &point),
-        (Some(KeyType::EC_EDWARDS), Some(params), Some(point), ..) => edwards_spki(&params, &point),
-        (Some(KeyType::RSA), _, _, Some(modulus), Some(exponent)) => rsa_spki(&modulus, &exponent),
-        _ => Err("the token does not give a public key of a known type"),
-    };
-    let unsuitable = |reason| HsmError::KeyUnsuitable { id: *id, reason };
-    let spki = spki.map_err(unsuitable)?;
-    Ok(PublicKey::from_spki_der(&spki).map_err(|_| unsuitable("its public key is not one that is accepted"))?)
-}
-
-fn ec_spki(params: &[u8], point: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let algorithm = match params {
-        P256_PARAMS => KeyAlgorithm::EcP256,
-        P384_PARAMS => KeyAlgorithm::EcP384,
-        P521_PARAMS => KeyAlgorithm::EcP521,
-        _ => return Err("its curve is not one of the named curves P-256, P-384 and P-521"),
-    };
-    let octets = 1 + 2 * curve_octets(algorithm).unwrap_or_default();
-    let parameters = Any::from_der(params).map_err(|_| "its curve is malformed")?;
-    spki(ID_EC_PUBLIC_KEY, Some(parameters), octets_of(point, octets)?)
-}
-
-fn edwards_spki(params: &[u8], point: &[u8]) -> Result<Vec<u8>, &'static str> {
-    if params != ED25519_PARAMS && params != ED25519_NAME {
-        return Err("its curve is not Ed25519");
-    }
-    spki(ED25519, None, octets_of(point, 32)?)
-}
-
-fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let malformed = "its modulus or exponent is malformed";
-    let key = RsaPublicKey {
-        modulus: UintRef::new(modulus).map_err(|_| malformed)?,
-        exponent: UintRef::new(exponent).map_err(|_| malformed)?,
-    };
-    spki(RSA_ENCRYPTION, Some(Any::from(AnyRef::NULL)), &key.to_der().map_err(|_| malformed)?)
-}
-
-/// CKA_EC_POINT is an OCTET STRING around the point; some tokens give the point alone. The length tells which.
-fn octets_of(point: &[u8], octets: usize) -> Result<&[u8], &'static str> {
-    if point.len() == octets {
-        return Ok(point);
-    }
-    let inner = <&OctetStringRef>::from_der(point).map_err(|_| "its CKA_EC_POINT is malformed")?.as_bytes();
-    if inner.len() == octets { Ok(inner) } else { Err("its CKA_EC_POINT does not have the length of the curve") }
-}
-
-fn spki(oid: ObjectIdentifier, parameters: Option<Any>, key: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let malformed = "its public key cannot be encoded";
-    SubjectPublicKeyInfoOwned {
-        algorithm: AlgorithmIdentifierOwned { oid, parameters },
-        subject_public_key: BitString::from_bytes(key).map_err(|_| malformed)?,
-    }
-    .to_der()
-    .map_err(|_| malformed)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 mod tests {
@@ -456,26 +364,6 @@ mod tests {
         ] {
             assert!(bad.flaw().is_some(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn points_are_taken_wrapped_and_raw_and_nothing_else() {
-        let raw = [7; 32];
-        let wrapped = [&[4, 32][..], &raw].concat();
-        assert_eq!(octets_of(&raw, 32), Ok(&raw[..]));
-        assert_eq!(octets_of(&wrapped, 32), Ok(&raw[..]));
-        // 32 octets that happen to be an OCTET STRING are still the raw point.
-        let tricky = [&[4, 30][..], &[9; 30]].concat();
-        assert_eq!(octets_of(&tricky, 32), Ok(&tricky[..]));
-        assert!(octets_of(&raw[..31], 32).is_err());
-        assert!(octets_of(&[4, 31], 32).is_err());
-    }
-
-    #[test]
-    fn explicit_curve_parameters_are_refused() {
-        assert!(ec_spki(b"\x30\x03\x02\x01\x01", &[4; 65]).is_err());
-        assert!(ec_spki(P256_PARAMS, &[4; 65]).is_ok());
-        assert!(edwards_spki(b"\x06\x03\x2b\x65\x71", &[1; 32]).is_err());
     }
 
     #[test]

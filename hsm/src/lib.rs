@@ -11,6 +11,7 @@ mod link;
 mod mechanism;
 mod module;
 mod pin;
+mod public;
 mod queue;
 mod statistics;
 mod token;

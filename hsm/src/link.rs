@@ -8,6 +8,7 @@ use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ pub(crate) struct Link {
     wait: Duration,
     counters: Arc<Counters>,
     phase: Mutex<Phase>,
-    epoch: Mutex<u64>,
+    epoch: AtomicU64,
+    era: AtomicU64,
 }
 
 enum Phase {
@@ -47,13 +49,15 @@ struct Anchor {
 pub(crate) struct Ticket {
     pub epoch: u64,
     pub generation: u64,
+    /// Rises when sessions were found gone without our doing. Their numbers may be other sessions' by now.
+    pub era: u64,
     pub slot: Slot,
 }
 
 impl Link {
     pub fn new(module: Arc<Module>, uri: TokenUri, pin: Pin, wait: Duration, counters: Arc<Counters>) -> Self {
         let phase = Mutex::new(Phase::Broken { reinitialise: false, old: None });
-        Self { module, uri, pin, wait, counters, phase, epoch: Mutex::new(0) }
+        Self { module, uri, pin, wait, counters, phase, epoch: AtomicU64::new(0), era: AtomicU64::new(0) }
     }
 
     pub fn calls(&self) -> Result<Calls<'_>, HsmError> {
@@ -85,6 +89,7 @@ impl Link {
                 true
             }
         };
+        self.examine(&phase);
         match self.repair(reinitialise, generation) {
             Ok(anchor) => {
                 let ticket = anchor.ticket;
@@ -161,7 +166,29 @@ impl Link {
 
     fn retire(&self, anchor: Anchor) {
         if let Ok(calls) = self.calls() {
-            close(&calls, anchor.ticket.generation, anchor.session);
+            self.give_back(&calls, anchor.ticket, anchor.session);
+        }
+    }
+
+    /// Closes a session, unless sessions of its time are gone: its number may be another session's by now.
+    pub fn give_back(&self, calls: &Calls<'_>, ticket: Ticket, session: Session) {
+        if calls.generation() == ticket.generation && self.era.load(SeqCst) == ticket.era {
+            // A session that is gone already is what was wanted.
+            let _ = session.close();
+        }
+    }
+
+    /// Before a repair: finds out whether the sessions of the broken connection still exist.
+    fn examine(&self, phase: &Phase) {
+        if let Phase::Up(anchor) | Phase::Broken { old: Some(anchor), .. } = phase
+            && anchor.ticket.era == self.era.load(SeqCst)
+        {
+            let alive = self.calls().is_ok_and(|calls| {
+                calls.generation() == anchor.ticket.generation && anchor.session.get_session_info().is_ok()
+            });
+            if !alive {
+                self.era.fetch_add(1, SeqCst);
+            }
         }
     }
 
@@ -181,12 +208,12 @@ impl Link {
         let (slot, info) = select(context, &self.uri)?;
         let session = context.open_rw_session_no_drop(slot)?;
         if let Err(trouble) = self.login(&session, &info) {
-            close(&calls, calls.generation(), session);
+            let _ = session.close();
             return Err(trouble);
         }
-        let mut epoch = lock(&self.epoch);
-        *epoch += 1;
-        Ok(Anchor { ticket: Ticket { epoch: *epoch, generation: calls.generation(), slot }, session })
+        let epoch = self.epoch.fetch_add(1, SeqCst) + 1;
+        let ticket = Ticket { epoch, generation: calls.generation(), era: self.era.load(SeqCst), slot };
+        Ok(Anchor { ticket, session })
     }
 
     fn login(&self, session: &Session, info: &TokenInfo) -> Result<(), Trouble> {
@@ -213,14 +240,6 @@ impl Link {
                 Err(failure.into())
             }
         }
-    }
-}
-
-/// Closes a session, unless the library was finalised since: its handle would be another session's by now.
-pub(crate) fn close(calls: &Calls<'_>, generation: u64, session: Session) {
-    if calls.generation() == generation {
-        // A session that is gone already is what was wanted.
-        let _ = session.close();
     }
 }
 

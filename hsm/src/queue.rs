@@ -142,6 +142,9 @@ impl Queue {
         }
         let State { urgent, ordinary, .. } = &mut *state;
         for waiting in [urgent, ordinary] {
+            if waiting.iter().all(|job| job.due.at > now) {
+                continue;
+            }
             // Deadlines differ by kind of job, so look at all; the queue is bounded.
             let (late, kept) = std::mem::take(waiting).into_iter().partition(|job| job.due.at <= now);
             *waiting = kept;

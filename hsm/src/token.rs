@@ -2,14 +2,14 @@
 
 use crate::error::Trouble;
 use crate::link::{self, Link};
-use crate::mechanism::Capabilities;
+use crate::mechanism::{Capabilities, fits};
 use crate::module::{Module, lock};
 use crate::queue::{Done, Queue};
 use crate::statistics::{Counters, Statistics};
 use crate::worker::{Answer, Operation, Worker};
 use crate::{HsmError, KeyId, KeyRequest, Pin, TokenKey, TokenUri};
 use ca_core::key::{KeyAlgorithm, PublicKey, SignatureAlgorithm};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -58,7 +58,7 @@ impl TokenConfig {
         if self.uri.slot_id().is_some() {
             return refuse("uri", "must not select by slot-id, which changes between starts; use token or serial");
         }
-        if self.uri.module_path().is_some_and(|path| PathBuf::from(path) != self.module) {
+        if self.uri.module_path().is_some_and(|path| self.module.as_path() != Path::new(path)) {
             return refuse("uri", "names another module-path than the configured module");
         }
         Ok(())
@@ -283,8 +283,15 @@ impl Token {
         public_key.verify(algorithm, &message, &signature).map_err(|_| HsmError::KeyMismatch { id: *id })
     }
 
+    /// The key's usual algorithm, or another that goes with it where the token lacks that.
     fn usable(&self, key: KeyAlgorithm) -> SignatureAlgorithm {
-        key.signature_algorithm()
+        let usual = key.signature_algorithm();
+        let able = &self.open.info.algorithms;
+        able.iter()
+            .copied()
+            .find(|a| *a == usual)
+            .or_else(|| able.iter().copied().find(|a| fits(key, *a)))
+            .unwrap_or(usual)
     }
 
     /// What the token says about itself, as read at open.

@@ -2,12 +2,12 @@
 
 use crate::error::Trouble;
 use crate::keys::{self, Pair};
-use crate::link::{self, Link, Ticket};
+use crate::link::{Link, Ticket};
 use crate::mechanism::{self, Prepared};
 use crate::module::Calls;
 use crate::queue::Queue;
 use crate::statistics::Counters;
-use crate::{Failure, HsmError, KeyId, KeyRequest, TokenKey};
+use crate::{Failure, FailureClass, HsmError, KeyId, KeyRequest, TokenKey};
 use ca_core::key::KeyAlgorithm;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
@@ -46,6 +46,8 @@ pub(crate) struct Seat {
     ticket: Ticket,
     session: Session,
     held: HashMap<KeyId, Held>,
+    /// The token said that the session does not exist.
+    lost: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -62,7 +64,7 @@ impl Worker {
             self.queue.finish(self.index, result);
         }
         if let Ok(calls) = self.link.calls() {
-            leave(&calls, self.seat.take());
+            leave(&self.link, &calls, self.seat.take());
         }
     }
 
@@ -95,20 +97,25 @@ impl Worker {
         if self.seat.as_ref().is_none_or(|seat| seat.ticket != ticket) {
             let old = self.seat.take();
             let session = calls.context().open_rw_session_no_drop(ticket.slot)?;
-            self.seat = Some(Seat { ticket, session, held: HashMap::new() });
-            leave(&calls, old);
+            self.seat = Some(Seat { ticket, session, held: HashMap::new(), lost: false });
+            leave(&link, &calls, old);
         }
         let Some(seat) = &mut self.seat else { return Err(Failure::stale().into()) };
         let result = seat.serve(operation, &self.counters);
         match result {
             // "No such key" from a token that is gone would be a lie.
-            Err(Trouble::Answer(HsmError::KeyMissing { .. })) => {
+            Ok(Answer::Done) | Err(Trouble::Answer(HsmError::KeyMissing { .. })) => {
                 link.present(&calls, ticket)?;
                 result
             }
-            // After a failed call nobody knows what operation is still active in the session.
+            // Left when there is another: closing the last session would end the login.
+            Err(Trouble::Call(ref failure)) if failure.class().is_transient() => {
+                seat.lost = failure.lost_session();
+                result
+            }
+            // After a refused call nobody knows what operation is still active in the session.
             Err(Trouble::Call(_)) => {
-                leave(&calls, self.seat.take());
+                leave(&link, &calls, self.seat.take());
                 result
             }
             _ => result,
@@ -116,9 +123,11 @@ impl Worker {
     }
 }
 
-fn leave(calls: &Calls<'_>, seat: Option<Seat>) {
-    if let Some(seat) = seat {
-        link::close(calls, seat.ticket.generation, seat.session);
+fn leave(link: &Link, calls: &Calls<'_>, seat: Option<Seat>) {
+    if let Some(seat) = seat
+        && !seat.lost
+    {
+        link.give_back(calls, seat.ticket, seat.session);
     }
 }
 
@@ -141,8 +150,9 @@ impl Seat {
                 }
             }
             Operation::Probe => {
-                let state = self.session.get_session_info()?.session_state();
-                tracing::trace!(?state, "probed");
+                if keys::logged_out(&self.session)? {
+                    return Err(Failure::ours("C_GetSessionInfo", "not logged in", FailureClass::LoginAgain).into());
+                }
                 Ok(Answer::Done)
             }
         }
