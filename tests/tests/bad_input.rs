@@ -433,11 +433,7 @@ async fn attestation() -> Result<()> {
     let mut device = watch.ca.anonymous().await?;
     let profile = attesting_profile(&mut watch).await?;
     let key = DeviceKey::new()?;
-    let hello = TpmHello {
-        ek_certificate: tpm.ek_certificate()?,
-        ek_chain: Vec::new(),
-        ak_public: tpm.ak_public()?,
-    };
+    let hello = TpmHello { ek_certificate: tpm.ek_certificate()?, ek_chain: Vec::new(), ak_public: tpm.ak_public()? };
     let begin = |hello: Option<TpmHello>| BeginAttestationRequest {
         idempotency_key: fresh(),
         profile: profile.clone(),
