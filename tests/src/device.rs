@@ -83,14 +83,9 @@ impl SoftwareTpm {
         Ok(Self { port: String::from_utf8(port)?.trim().parse()?, folder })
     }
 
-    /// The vendor's root certificate, PEM.
-    pub fn vendor_root(&self) -> PathBuf {
-        self.folder.path().join("vendor-root.pem")
-    }
-
-    /// The vendor's intermediate certificate, PEM.
-    pub fn vendor_issuer(&self) -> PathBuf {
-        self.folder.path().join("vendor-issuer.pem")
+    /// The vendor's issuing and root certificate, PEM.
+    pub fn vendor(&self) -> PathBuf {
+        self.folder.path().join("vendor.pem")
     }
 
     /// Its RSA endorsement key's certificate as it lies in the TPM, DER.

@@ -7,6 +7,7 @@ use proto::v1::{
 };
 use std::{
     collections::HashSet,
+    path::Path,
     time::{Duration, Instant},
 };
 use tests::{
@@ -315,54 +316,57 @@ async fn a_disabled_principal_stops_at_once_on_its_open_connection() -> Result<(
     ca.finish()
 }
 
+fn device_enroll(ca: &Ca, tpm: &SoftwareTpm, folder: &Path) -> Result<(i32, String)> {
+    let (server, trust) = (ca.grpc()?, ca.roots(None)?.1);
+    ca.command(&["device", "enroll", "--server", &server, "--tpm", &tpm.address()], |command| {
+        command.arg("--trust").arg(&trust).arg("--dir").arg(folder)
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tpm_attests_its_key_and_renews_over_it() -> Result<()> {
     let tpm = SoftwareTpm::start()?;
-    let ca = Ca::start_with(Options { tpm_roots: Some(tpm.vendor_root()), ..Default::default() })?;
+    let ca = Ca::start_with(Options { tpm_roots: Some(tpm.vendor()), ..Default::default() })?;
     let device = tempfile::tempdir()?;
     let folder = device.path().join("device");
-    let (code, text) = ca.command(&["device", "enroll", "--dir"], |c| {
-        c.arg(&folder)
-            .arg("--dev")
-            .arg(ca.directory())
-            .args(["--tpm", &tpm.address()])
-            .arg("--ek-chain")
-            .arg(tpm.vendor_issuer())
-    })?;
+    let (code, text) = device_enroll(&ca, &tpm, &folder)?;
     ensure!(code == 0, "{text}");
     let mut auditor = ca.role("auditor").await?;
     let attested = |list: Vec<proto::v1::Certificate>| -> Vec<_> {
         list.into_iter().filter(|c| c.attestation.is_some()).collect()
     };
     let first = attested(auditor.all_certificates().await?);
-    let certificate = first.first().context("no attested certificate")?;
+    let [certificate] = first.as_slice() else { anyhow::bail!("not one attested certificate: {first:?}") };
     let result = certificate.attestation.clone().context("no result")?;
     assert_eq!(result.format, "tpm2");
-    assert_eq!(result.claims.get("key.hardware_bound").map(String::as_str), Some("yes"));
+    assert_eq!(result.claims.get("key.hardware_bound").map(String::as_str), Some("yes"), "{:?}", result.claims);
     assert!(certificate.requested_by.starts_with("attestation:"), "{}", certificate.requested_by);
+    assert!(certificate.device_id.starts_with("tpm-"), "{}", certificate.device_id);
+    assert_eq!(certificate.state(), CertificateState::Installed, "the agent confirms what it installed");
 
-    let (code, text) = ca.command(&["device", "renew", "--dir"], |c| c.arg(&folder))?;
+    // Again: nothing to do. Then a successor, with a new key in the same TPM.
+    let (code, text) = device_enroll(&ca, &tpm, &folder)?;
+    ensure!(code == 0, "{text}");
+    assert_eq!(attested(auditor.all_certificates().await?).len(), 1);
+    let (code, text) = ca.command(&["device", "renew", "--dir"], |command| command.arg(&folder))?;
     ensure!(code == 0, "{text}");
     let second = attested(auditor.all_certificates().await?);
-    assert_eq!(second.len(), 2, "the renewal is attested too");
+    let [old, new] = second.as_slice() else { anyhow::bail!("the renewal is not attested: {second:?}") };
+    assert_eq!((old.state(), new.state()), (CertificateState::Revoked, CertificateState::Installed));
+    assert_eq!(old.device_id, new.device_id);
     ca.finish()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tpm_of_an_unknown_vendor_is_refused() -> Result<()> {
     let (tpm, trusted) = (SoftwareTpm::start()?, SoftwareTpm::start()?);
-    let ca = Ca::start_with(Options { tpm_roots: Some(trusted.vendor_root()), ..Default::default() })?;
+    let ca = Ca::start_with(Options { tpm_roots: Some(trusted.vendor()), ..Default::default() })?;
     let device = tempfile::tempdir()?;
     let before = ca.role("auditor").await?.all_certificates().await?.len();
-    let (code, text) = ca.command(&["device", "enroll", "--dir"], |c| {
-        c.arg(device.path().join("device"))
-            .arg("--dev")
-            .arg(ca.directory())
-            .args(["--tpm", &tpm.address()])
-            .arg("--ek-chain")
-            .arg(tpm.vendor_issuer())
-    })?;
+    let (code, text) = device_enroll(&ca, &tpm, &device.path().join("device"))?;
     assert_ne!(code, 0, "{text}");
     assert_eq!(ca.role("auditor").await?.all_certificates().await?.len(), before);
+    let (code, text) = device_enroll(&ca, &trusted, &device.path().join("control"))?;
+    ensure!(code == 0, "{text}");
     ca.finish()
 }

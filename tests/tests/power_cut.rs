@@ -1,7 +1,7 @@
 //! The power goes while stations enroll: what was acknowledged was on the disk.
 
 use anyhow::{Result, ensure};
-use std::{process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 use tests::{
     ca::{Ca, Options},
     load::{self, History},
@@ -13,30 +13,36 @@ fn cuts() -> usize {
     std::env::var("SEALWRIGHT_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
 }
 
+fn disk(folder: &Path) -> Option<Disk> {
+    match Disk::create(folder, 192) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            eprintln!("skipped: needs root and loop devices: {error:#}");
+            None
+        }
+    }
+}
+
 /// The method itself: what is synced stays, what is only written goes. Otherwise it would prove nothing.
-fn control(disk: &Disk) -> Result<()> {
+#[test]
+fn a_power_cut_loses_what_was_not_synced() -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("sealwright-disk-").tempdir()?;
+    let Some(disk) = disk(folder.path()) else { return Ok(()) };
     let (synced, written) = (disk.path().join("synced"), disk.path().join("written"));
-    std::fs::write(&synced, "here")?;
+    fs::write(&synced, "here")?;
     tools::run(Command::new("sync").arg("-f").arg(disk.path()))?;
-    std::fs::write(&written, "here")?;
+    fs::write(&written, "here")?;
     disk.keep()?;
     disk.power_up()?;
-    ensure!(std::fs::read(&synced).is_ok_and(|text| text == b"here"), "what was synced is gone");
-    ensure!(!std::fs::read(&written).is_ok_and(|text| text == b"here"), "what was not synced is still there");
+    ensure!(fs::read(&synced).is_ok_and(|text| text == b"here"), "what was synced is gone");
+    ensure!(!fs::read(&written).is_ok_and(|text| text == b"here"), "what was not synced is still there");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cuts_under_load_lose_nothing_that_was_acknowledged() -> Result<()> {
     let folder = tempfile::Builder::new().prefix("sealwright-disk-").tempdir()?;
-    let disk = match Disk::create(folder.path(), 192) {
-        Ok(disk) => disk,
-        Err(error) => {
-            eprintln!("skipped: needs root and loop devices: {error:#}");
-            return Ok(());
-        }
-    };
-    control(&disk)?;
+    let Some(disk) = disk(folder.path()) else { return Ok(()) };
     let mut ca = Ca::at(&disk.path().join("ca"), &folder.path().join("server.log"), Options::default());
     ca.restart()?;
     let stations = load::stations(&ca, 4).await?;
