@@ -217,7 +217,8 @@ impl Principals {
         let after = page_token::decode(&wanted, &token)?;
         let page = self.ca.store.principals(&tenant, after, limit)?;
         Ok(v1::ListPrincipalsResponse {
-            principals: page.items.iter().map(convert::principal).collect(),
+            // Role 0 holds the service's own certificates; nobody can use it.
+            principals: page.items.iter().filter(|p| p.role != 0).map(convert::principal).collect(),
             next_page_token: page_token::encode(&wanted, page.next),
         })
     }

@@ -3,7 +3,7 @@
 use crate::{ca::Ca, convert, error::Failure, inventory::may_see, limits, request};
 use proto::v1::{self, revocation_service_server::RevocationService, revoke_request::Target};
 use std::sync::Arc;
-use store::{Revoke, RevokeTarget};
+use store::{CertificateEntry, Holder, Revoke, RevokeTarget};
 use tonic::{Request, Response, Status};
 
 /// The service.
@@ -21,6 +21,7 @@ impl Revoker {
         let target = match &wanted.target {
             Some(Target::Ref(reference)) => {
                 let entry = request::certificate(&self.ca, &tenant, Some(reference))?;
+                refuse_service(&entry)?;
                 RevokeTarget::Certificate(entry.issuer, entry.serial)
             }
             Some(Target::DeviceId(id)) => RevokeTarget::Device(request::id("device_id", id)?),
@@ -69,6 +70,19 @@ impl Revoker {
             crl_number: crl.as_ref().map(|c| c.number).unwrap_or_default(),
             on_crl,
         })
+    }
+}
+
+/// The authority's own certificates are replaced by its own procedures; revoking the issuing CA by a slip at 3 a.m.
+/// would end every device at once.
+fn refuse_service(entry: &CertificateEntry) -> Result<(), Failure> {
+    match &entry.holder {
+        Holder::Principal { role: 0, .. } => Err(Failure::denied(
+            "SERVICE_CERTIFICATE",
+            "this is a certificate of the service itself; it is not revoked here",
+        )
+        .at("ref")),
+        _ => Ok(()),
     }
 }
 

@@ -20,7 +20,9 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 /// Starts logging to standard error. A second call changes nothing.
 pub fn start_logging(section: &TelemetrySection) {
-    let filter = EnvFilter::try_new(&section.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    // cryptoki logs every mechanism that it does not know as an error, at each start.
+    let filter = |log: &str| EnvFilter::try_new(format!("{log},cryptoki=off"));
+    let filter = filter(&section.log).or_else(|_| filter("info")).unwrap_or_default();
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = match section.format {
         LogFormat::Text => builder.with_target(false).try_init(),
