@@ -10,3 +10,11 @@ use tokio::runtime::Builder;
 pub fn client(verb: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     Builder::new_current_thread().enable_all().build()?.block_on(verb)
 }
+
+/// Runs the service: two threads for the network; signing and the journal have threads of their own.
+///
+/// # Errors
+/// As [`client`].
+pub fn server(verb: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(verb)
+}
