@@ -1,6 +1,6 @@
 //! The command tree.
 
-use crate::{enroll, issuer, list, principal, profile, revoke, runtime, service, show, status, token};
+use crate::{enroll, issuer, journal, list, principal, profile, revoke, runtime, service, show, status, token};
 use clap::{Parser, Subcommand};
 
 /// Sealwright: a certificate authority for manufactured devices.
@@ -68,6 +68,9 @@ pub enum Command {
     Principal(principal::PrincipalCommand),
     /// Enroll a device with a certification request that exists already
     Enroll(Box<enroll::EnrollArgs>),
+    /// Verify, show or index the journal on the server's own machine
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
 }
 
 impl Command {
@@ -94,6 +97,7 @@ impl Command {
             Self::Token(command) => runtime::client(token::run(command)),
             Self::Principal(command) => runtime::client(principal::run(command)),
             Self::Enroll(args) => runtime::client(enroll::run(*args)),
+            Self::Journal(command) => journal::run(command),
         }
     }
 }
@@ -163,6 +167,9 @@ mod tests {
             "sealwright principal disable line-3 --yes",
             "sealwright principal list",
             "sealwright enroll --csr a.csr --serial-number SN-1 --out a.pem --idempotency-key k",
+            "sealwright journal verify --dir d",
+            "sealwright journal show --dir d --from 7 --all --output json",
+            "sealwright journal rebuild --dir d",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }

@@ -190,6 +190,25 @@ fn advice_for_reason(reason: &str) -> Option<&'static str> {
             "This idempotency key was used for another request; leave --idempotency-key out to make a new request."
         }
         "SECRET_GONE" => "The secret can no longer be shown; make a new token.",
+        "TOKEN_UNKNOWN" | "TOKEN_USED" | "TOKEN_EXPIRED" => {
+            "Ask an operator for a new token (`sealwright token create`), for this profile."
+        }
+        "UNKNOWN_PROFILE" => "`sealwright profile list` shows the profiles.",
+        "KEY_IN_USE" => "Make a new key and a request for it.",
+        "DEVICE_EXISTS" | "DEVICE_BOUND_ELSEWHERE" | "ANCHOR_IN_USE" => {
+            "`sealwright show device` shows what the server knows of it; revoke its certificates before it is enrolled anew."
+        }
+        "LAST_ADMIN" => "Create another admin first, then disable this one.",
+        "PRINCIPAL_DISABLED" => "Ask an admin for a new principal; a disabled one is never enabled again.",
+        "CLIENT_CERTIFICATE_EXPIRED" | "CLIENT_CERTIFICATE_NOT_YET_VALID" => {
+            "Check the clock here; if it is right, ask an admin for a new certificate."
+        }
+        "CLIENT_CERTIFICATE_REVOKED" | "CLIENT_CERTIFICATE_UNKNOWN" | "CLIENT_CERTIFICATE_USAGE" => {
+            "Use a certificate that this server issued for this use, or ask an admin for a new one."
+        }
+        "DISK_FULL" | "JOURNAL_STOPPED" | "TOKEN_FAILED" => {
+            "Tell whoever runs the server; `sealwright doctor` there names the cure."
+        }
         _ => return None,
     })
 }

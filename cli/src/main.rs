@@ -9,6 +9,7 @@ mod files;
 mod idempotency;
 mod identity;
 mod issuer;
+mod journal;
 mod json;
 mod list;
 mod lookup;

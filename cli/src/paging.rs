@@ -19,7 +19,8 @@ pub struct LimitArgs {
 }
 
 impl LimitArgs {
-    fn limit(self) -> u64 {
+    /// The greatest number of elements.
+    pub fn limit(self) -> u64 {
         if self.all { u64::MAX } else { self.limit.get() }
     }
 }
