@@ -5,7 +5,7 @@
 use crate::{
     alt_name::{AltName, is_dns_name},
     certificate::{self, Certificate, CertificateError},
-    issuer::{ChainError, Issuer, IssuerState, check_chain, http_url},
+    issuer::{ChainError, Issuer, IssuerState, IssuerUrls, check_chain, http_url},
     key::{PublicKey, SignatureAlgorithm},
     lint::{self, Expected, Finding, Role},
     name::DistinguishedName,
@@ -55,7 +55,7 @@ pub enum AuthorityError {
     #[error("{0}")]
     Encoding(#[from] EncodingError),
     /// The gate refused the certificate.
-    #[error("the certificate would break a rule: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("the certificate would break a rule: {}", lint::join(.0))]
     Lint(Vec<Finding>),
     /// The signature does not verify.
     #[error("the signature does not verify with the signer's public key")]
@@ -113,6 +113,7 @@ struct Signer {
     key_identifier: Vec<u8>,
     validity: Option<(UnixTime, UnixTime)>,
     role: Role,
+    urls: Option<IssuerUrls>,
 }
 
 impl Signer {
@@ -123,6 +124,7 @@ impl Signer {
             key_identifier: certificate.subject_key_identifier().ok_or(AuthorityError::Parent)?.to_vec(),
             validity: Some((certificate.not_before(), certificate.not_after())),
             role,
+            urls: None,
         })
     }
 
@@ -134,7 +136,7 @@ impl Signer {
             algorithm: self.key.algorithm().signature_algorithm(),
             issuer_validity: self.validity,
             may_outlive_issuer: false,
-            urls: None,
+            urls: self.urls.as_ref(),
         }
     }
 }
@@ -226,6 +228,7 @@ pub fn root(subject: Subject<'_>) -> Result<PreparedAuthority, AuthorityError> {
         key_identifier: key_identifier.to_vec(),
         validity: None,
         role: Role::Authority,
+        urls: None,
     };
     PreparedAuthority::new(subject, signer, extensions)
 }
@@ -333,7 +336,8 @@ pub fn tls_server(
         tbs::crl_distribution_point(urls.crl())?,
         tbs::authority_info_access(Some(urls.ocsp()), Some(urls.ca_issuers()))?,
     ];
-    PreparedAuthority::new(subject, Signer::of(issuer.certificate(), Role::EndEntity)?, extensions)
+    let signer = Signer { urls: Some(urls.clone()), ..Signer::of(issuer.certificate(), Role::EndEntity)? };
+    PreparedAuthority::new(subject, signer, extensions)
 }
 
 /// The DER CertificationRequestInfo (RFC 2986 4.1) of an issuing CA whose root is elsewhere: to be signed with the

@@ -54,7 +54,7 @@ pub enum IssueError {
     #[error("{0}")]
     Encoding(#[from] EncodingError),
     /// The gate refused the certificate.
-    #[error("the certificate would break a rule: {}", join(.0))]
+    #[error("the certificate would break a rule: {}", lint::join(.0))]
     Lint(Vec<Finding>),
     /// The signature does not verify with the issuer's key.
     #[error("the signature does not verify with the issuer's public key")]
@@ -88,10 +88,6 @@ impl IssueError {
             Self::Encoding(_) | Self::Lint(_) | Self::Recorded | Self::Certificate(_) => "certificate",
         }
     }
-}
-
-fn join(findings: &[Finding]) -> String {
-    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// All that a certificate is made from.

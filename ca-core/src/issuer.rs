@@ -65,7 +65,7 @@ pub enum IssuerError {
     #[error("the state of an issuer is staged, active, draining or retired")]
     State,
     /// A URL that relying parties could not fetch (RFC 5280 4.2.1.13: http; https would need this CA to be checked).
-    #[error("{field} must be an http:// URL of visible ASCII characters, at most {max} long", max = IssuerUrls::MAX_LEN)]
+    #[error("{field} must be an http:// URL of visible ASCII, at most {max} characters", max = IssuerUrls::MAX_LEN)]
     Url {
         /// Which one.
         field: &'static str,
@@ -114,6 +114,9 @@ pub enum ChainError {
     /// The last certificate is not self-signed.
     #[error("the chain does not end in a self-signed root")]
     NoRoot,
+    /// A self-signed certificate that is not the last.
+    #[error("certificate {0} of the chain is self-signed; a root stands last")]
+    SelfSigned(usize),
     /// Not valid now.
     #[error("certificate {0} of the chain is expired or not yet valid")]
     Validity(usize),
@@ -136,9 +139,13 @@ pub(crate) fn check_chain(chain: &[&Certificate]) -> Result<(), ChainError> {
         if certificate.path_len().is_some_and(|max| usize::from(max) < i) {
             return Err(ChainError::PathLen(i));
         }
+        let is_last = i + 1 == chain.len();
+        if !is_last && certificate.issuer_der() == certificate.subject_der() {
+            return Err(ChainError::SelfSigned(i));
+        }
         let above = chain.get(i + 1).unwrap_or(last);
         if certificate.issuer_der() != above.subject_der() {
-            return Err(if i + 1 == chain.len() { ChainError::NoRoot } else { ChainError::Name(i) });
+            return Err(if is_last { ChainError::NoRoot } else { ChainError::Name(i) });
         }
         certificate.verify_signature(above.public_key()).map_err(|_| ChainError::Signature(i))?;
     }

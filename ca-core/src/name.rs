@@ -139,7 +139,7 @@ fn alphabet(kind: AttributeType) -> &'static str {
     match kind {
         AttributeType::Country => "; it is two capital letters, such as DE",
         AttributeType::SerialNumber => "; it may have A-Z a-z 0-9 space and ' ( ) + , - . / : = ?",
-        _ => "; control characters are refused",
+        _ => "; control and invisible characters are refused",
     }
 }
 
@@ -250,9 +250,15 @@ fn check(attribute: &Attribute) -> Result<(), NameError> {
     let good = match kind {
         AttributeType::Country => chars == 2 && value.chars().all(|c| c.is_ascii_uppercase()),
         AttributeType::SerialNumber => value.chars().all(is_printable_string),
-        _ => !value.chars().any(char::is_control),
+        _ => !value.chars().any(is_invisible),
     };
     if good { Ok(()) } else { Err(NameError::Character(*kind)) }
+}
+
+/// Control characters, and those that reorder or hide text: what people read must be what is certified.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The PrintableString alphabet (X.680 41.4).
@@ -301,7 +307,9 @@ mod tests {
         assert!(cn(&"ü".repeat(64)).is_ok());
         assert_eq!(cn(&"a".repeat(65)), Err(NameError::TooLong { kind: AttributeType::CommonName, chars: 65 }));
         assert_eq!(cn(""), Err(NameError::Empty(AttributeType::CommonName)));
-        assert_eq!(cn("a\0b").unwrap_err().field(), "subject.commonName");
+        for bad in ["a\0b", "a\u{202e}b", "a\u{200b}"] {
+            assert_eq!(cn(bad).unwrap_err().field(), "subject.commonName");
+        }
         for bad in ["de", "D", "D1"] {
             let refused = DistinguishedName::new([(AttributeType::Country, bad.to_owned())]);
             assert_eq!(refused, Err(NameError::Character(AttributeType::Country)));

@@ -40,8 +40,8 @@ impl ProfileSpec {
         }
     }
 
-    /// `idevid`: the initial device identity of IEEE 802.1AR-2018: the device's serial number in the subject (8.6) and
-    /// in hardwareModuleName, no end of life (8.7), never renewed. Its hw_type stands in the arc for documentation
+    /// `idevid`: the initial device identity of IEEE 802.1AR-2018 clause 8: the device's serial number in the subject
+    /// and in hardwareModuleName, no end of life, never renewed. Its hw_type stands in the arc for documentation
     /// (RFC 5612): put an OID of your own in its place.
     pub fn idevid() -> Self {
         Self {
