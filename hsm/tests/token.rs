@@ -56,16 +56,15 @@ fn short_ecdsa_integers_verify() {
     softhsm::test::in_child("short_ecdsa_integers_verify", || {
         let token = open();
         let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap();
-        let mut lengths = std::collections::BTreeSet::new();
-        // About one signature in 128 has an r or s of 31 octets.
-        for n in 0..1500u32 {
+        // About one signature in 256 has an r or s with a leading zero octet and the other no padding.
+        let short = (0..20_000u32).find(|n| {
             let message = n.to_be_bytes().to_vec();
             let algorithm = SignatureAlgorithm::EcdsaSha256;
             let signature = token.sign(SignRequest { key: id(1), algorithm, message: message.clone() }).unwrap();
             key.public_key.verify(algorithm, &message, &signature).unwrap();
-            lengths.insert(signature.len());
-        }
-        assert!(lengths.iter().any(|l| *l < 70), "{lengths:?}");
+            signature.len() < 70
+        });
+        assert!(short.is_some());
     });
 }
 
