@@ -211,10 +211,10 @@ fn of_request(
     };
     let device = token.and_then(|t| t.serial_number().cloned()).or_else(from_source).ok_or(Refusal::DeviceRequired)?;
     let facts = DeviceFacts::decide(token, stated, &device);
-    if let Some(stated) = stated {
-        if !stated.is_consistent_with(&device, &facts) {
-            return Err(Refusal::DeviceMismatch(if token.is_some() { "the enrollment token" } else { "the CSR" }));
-        }
+    if let Some(stated) = stated
+        && !stated.is_consistent_with(&device, &facts)
+    {
+        return Err(Refusal::DeviceMismatch(if token.is_some() { "the enrollment token" } else { "the CSR" }));
     }
     // A commonName may be a host name, say; a serialNumber can only mean the device.
     match in_csr {

@@ -58,7 +58,7 @@ pub struct Current<'a> {
     pub revoked: bool,
     /// The attestation anchor that the device is bound to, where there is one.
     pub anchor: Option<[u8; 32]>,
-    /// The CSR that it was issued for, where the profile takes names from it.
+    /// The CSR that it was issued for, where it is known and the profile takes names from it.
     pub csr: Option<&'a CertificationRequest>,
 }
 
@@ -94,8 +94,9 @@ pub struct Renewal {
 
 /// Decides about a renewal. `verdict` is the appraisal of `request.attestation`.
 ///
-/// The successor has the predecessor's subject, or there is none: a profile that would name the holder differently
-/// today asks for a new enrollment.
+/// The successor has the predecessor's subject and subjectAltName, or there is none: a profile that would name the
+/// holder differently today asks for a new enrollment. Names that once came from a CSR are carried over when the old
+/// CSR is known or the new one asks for exactly the same.
 ///
 /// # Errors
 /// [`Refusal`] says what forbids it.
@@ -129,13 +130,12 @@ pub fn authorise(
         Holder::Device { id, facts } => facts_for_names(&request.tenant, id, facts),
         Holder::Principal(id) => Facts { principal_id: Some(id.clone()), ..Facts::of_tenant(request.tenant.clone()) },
     };
-    let names = match current.csr {
-        Some(csr) => select_names(profile, csr, facts)?,
-        None => Names::from_facts(facts),
-    };
-    if names.subject(profile)?.der() != current.certificate.subject_der() {
-        return Err(Refusal::NamesChanged);
-    }
+    let csrs = current.csr.into_iter().chain([request.csr]);
+    let names = csrs
+        .filter_map(|csr| select_names(profile, csr, facts.clone()).ok())
+        .chain([Names::from_facts(facts.clone())])
+        .find(|names| predecessor::has_these_names(current.certificate, profile, names))
+        .ok_or(Refusal::NamesChanged)?;
     Ok(Renewal {
         requester: current.holder.text(),
         holder: current.holder.clone(),
@@ -145,5 +145,6 @@ pub fn authorise(
     })
 }
 
+mod predecessor;
 #[cfg(test)]
 mod tests;

@@ -205,6 +205,21 @@ fn endorsement_certificates_lead_to_their_root_and_no_other() {
     }
 }
 
+#[test]
+fn a_changed_endorsement_certificate_is_refused() {
+    let root = stores(&vector("swtpm-localca-rootca-cert.pem"));
+    for prefix in ["rsa", "ecc"] {
+        let good = vector(&format!("{prefix}_ek_cert.der"));
+        EndorsementKey::verify(&good, &chain(), &root, NOW).expect("the control passes");
+        // A step that is prime to 8 meets every position within an octet.
+        for bit in (0..good.len() * 8).step_by(3) {
+            let mut flipped = good.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(EndorsementKey::verify(&flipped, &chain(), &root, NOW).is_err(), "{prefix} bit {bit}");
+        }
+    }
+}
+
 /// Some vendors' CAs carry tcg-kp-EKCertificate themselves; presented as an endorsement key they are refused.
 #[test]
 fn certificates_of_other_kinds_are_no_endorsement_certificates() {

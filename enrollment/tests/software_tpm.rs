@@ -24,7 +24,7 @@ use enrollment::{
     tpm2::{
         Attributes, CredentialBlob, Public, Signature, Tpm2Verifier, make_credential,
         templates::Template,
-        verify::{Tpm2Evidence, Tpm2Hello},
+        verify::{Tpm2Evidence, Tpm2Hello, verify_certify},
     },
 };
 use sha2::{Digest, Sha256};
@@ -269,6 +269,29 @@ fn the_other_templates_make_the_keys_that_they_promise() {
         let public = Public::parse(&public).unwrap();
         assert_eq!(template.public(public.key()).unwrap(), public);
         tpm.flush(handle);
+    }
+}
+
+/// Attestation keys of every accepted scheme certify subject keys of every accepted kind.
+#[test]
+fn every_accepted_scheme_certifies() {
+    let Some(swtpm) = Swtpm::start() else { return };
+    let mut tpm = swtpm.connect();
+    let binding = [0x42; 32];
+    for (attestation, subject) in [
+        (Template::ATTESTATION_RSA_2048, Template::SUBJECT_P384),
+        (Template::ATTESTATION_P384, Template::SUBJECT_RSA_2048),
+    ] {
+        let (ak, ak_public) = tpm.create_primary(ENDORSEMENT, &attestation.in_public()).unwrap();
+        let (key, public) = tpm.create_primary(OWNER, &subject.in_public()).unwrap();
+        let (attest, mut signature) = tpm.certify(key, ak, &binding).unwrap();
+        let ak_public = Public::parse(&ak_public).unwrap();
+        let certified = verify_certify(&ak_public, &public, &attest, &signature, &binding).unwrap();
+        assert_eq!(certified, Public::parse(&public).unwrap());
+        *signature.last_mut().unwrap() ^= 1;
+        assert!(verify_certify(&ak_public, &public, &attest, &signature, &binding).is_err());
+        tpm.flush(ak);
+        tpm.flush(key);
     }
 }
 

@@ -20,9 +20,6 @@ use session::Session;
 use std::{fmt, str::FromStr};
 use trust::{TrustPath, TrustStores};
 
-/// The longest evidence of one request, in octets, over all its fields.
-pub const MAX_EVIDENCE: usize = 64 * 1024;
-
 /// An evidence format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Format {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::authorise::tests::{appraise, csr, csr_of, profile, result_for};
-use ca_core::profile::AttestationPolicy;
+use ca_core::profile::{AltNameKind, AltNameSpec, AttestationPolicy, Source};
 use rcgen::{CertificateParams, DnType, KeyPair};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -111,4 +111,35 @@ fn a_profile_that_demands_evidence_demands_it_again_and_of_the_same_tpm() {
     let c = Current { anchor: None, ..case.current() };
     let r = RenewalRequest { attestation: Some(&own), ..case.request(&new) };
     assert_eq!(authorise(&p, &c, &r, Some(&verdict)).unwrap().anchor, Some([9; 32]));
+}
+
+#[test]
+fn alternative_names_are_kept_or_the_renewal_is_refused() {
+    let mut case = case();
+    let named = |id: &str, dns: &str| {
+        let mut params = CertificateParams::new(vec![dns.to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "default");
+        params.distinguished_name.push(DnType::CommonName, id);
+        params
+    };
+    let old = named("tpm-1", "a.example");
+    case.certificate = Certificate::from_der(old.self_signed(&case.key).unwrap().der()).unwrap();
+    let p = profile(|s| {
+        let rule = AltNameSpec::from_source(AltNameKind::Dns, Source::Csr);
+        s.san = vec![AltNameSpec { allow: vec!["*.example".into()], ..rule }];
+    });
+    let request = |params: CertificateParams| {
+        let csr = params.serialize_request(&KeyPair::generate().unwrap()).unwrap();
+        CertificationRequest::parse(csr.der()).unwrap()
+    };
+    let first = request(named("x", "a.example"));
+    let (same, other, none) = (request(named("y", "a.example")), request(named("tpm-1", "b.example")), csr(&[]));
+    let outcome = |c: &Current<'_>, new| authorise(&p, c, &case.request(new), None).map(|r| r.names.csr_sans().len());
+    assert_eq!(outcome(&case.current(), &same), Ok(1), "the new CSR asks for the same");
+    assert_eq!(outcome(&case.current(), &other), Err(Refusal::NamesChanged));
+    assert_eq!(outcome(&case.current(), &none), Err(Refusal::NamesChanged), "never dropped in silence");
+    let known = Current { csr: Some(&first), ..case.current() };
+    assert_eq!(outcome(&known, &none), Ok(1), "the old CSR is known");
+    assert_eq!(outcome(&known, &other), Ok(1), "what the new one asks for does not count");
 }

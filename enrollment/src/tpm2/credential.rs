@@ -37,7 +37,7 @@ pub fn make_credential(
     random: Random<'_>,
 ) -> Result<CredentialBlob, TpmError> {
     let hash = ek.name_alg();
-    if secret.is_empty() || secret.len() > hash.len() {
+    if secret.is_empty() || secret.len() > hash.digest_len() {
         return Err(TpmError::Invalid("the secret is empty or longer than a digest of the endorsement key"));
     }
     let key_bits = ek.symmetric_bits().ok_or(TpmError::Invalid("the endorsement key is no storage key"))?;
@@ -62,9 +62,9 @@ fn bits(hash: HashAlgorithm) -> u32 {
 fn seed_for(ek: &Public, label: &[u8], random: Random<'_>) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), TpmError> {
     let hash = ek.name_alg();
     if let Some(modulus) = rsa_modulus(ek.key()) {
-        let mut seed = Zeroizing::new(vec![0; hash.len()]);
+        let mut seed = Zeroizing::new(vec![0; hash.digest_len()]);
         random(&mut seed);
-        let mut oaep_seed = Zeroizing::new(vec![0; hash.len()]);
+        let mut oaep_seed = Zeroizing::new(vec![0; hash.digest_len()]);
         random(&mut oaep_seed);
         let encrypted = oaep::encrypt(hash, &modulus, label, &seed, &oaep_seed)?;
         return Ok((seed, encrypted));
@@ -126,7 +126,7 @@ fn kdfa(
     bits: u32,
 ) -> Result<Zeroizing<Vec<u8>>, TpmError> {
     let len = usize::try_from(bits / 8).unwrap_or_default();
-    let mut out = Zeroizing::new(Vec::with_capacity(len + hash.len()));
+    let mut out = Zeroizing::new(Vec::with_capacity(len + hash.digest_len()));
     let mut counter = 1u32;
     while out.len() < len {
         let parts: [&[u8]; 5] = [&counter.to_be_bytes(), label, party_u, party_v, &bits.to_be_bytes()];
@@ -140,7 +140,7 @@ fn kdfa(
 /// KDFe (Part 1, 11.4.10.3): the concatenation KDF of SP 800-56A. `label` ends in a zero octet.
 fn kdfe(hash: HashAlgorithm, z: &[u8], label: &[u8], party_u: &[u8], party_v: &[u8], bits: u32) -> Zeroizing<Vec<u8>> {
     let len = usize::try_from(bits / 8).unwrap_or_default();
-    let mut out = Zeroizing::new(Vec::with_capacity(len + hash.len()));
+    let mut out = Zeroizing::new(Vec::with_capacity(len + hash.digest_len()));
     let mut counter = 1u32;
     while out.len() < len {
         let block = hash.digest(&[&counter.to_be_bytes(), z, label, party_u, party_v]);

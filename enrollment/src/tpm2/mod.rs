@@ -16,4 +16,4 @@ pub use attest::{Attest, Attested, Signature};
 pub use attributes::Attributes;
 pub use credential::{CredentialBlob, make_credential};
 pub use structures::{HashAlgorithm, Public, Reader, Scheme, TpmError, Writer, spki_from_public};
-pub use verify::Tpm2Verifier;
+pub use verify::{Tpm2Evidence, Tpm2Hello, Tpm2Verifier};

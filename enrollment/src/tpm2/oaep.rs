@@ -16,15 +16,15 @@ pub(super) fn encrypt(
     oaep_seed: &[u8],
 ) -> Result<Vec<u8>, TpmError> {
     let refused = TpmError::Invalid("the message does not fit the RSA key");
-    let zeros = modulus.len().checked_sub(message.len() + 2 * hash.len() + 2).ok_or(refused.clone())?;
+    let zeros = modulus.len().checked_sub(message.len() + 2 * hash.digest_len() + 2).ok_or(refused.clone())?;
     // DB = lHash || PS || 0x01 || M
     let mut db = Zeroizing::new(hash.digest(&[label]));
-    db.resize(hash.len() + zeros, 0);
+    db.resize(hash.digest_len() + zeros, 0);
     db.push(1);
     db.extend_from_slice(message);
     let mut seed = Zeroizing::new(oaep_seed.to_vec());
     xor(&mut db, &mgf1(hash, oaep_seed, modulus.len()));
-    xor(&mut seed, &mgf1(hash, &db, hash.len()));
+    xor(&mut seed, &mgf1(hash, &db, hash.digest_len()));
     // EM = 0x00 || maskedSeed || maskedDB: below the modulus, whose first octet is not zero.
     let encoded = Zeroizing::new([&[0], seed.as_slice(), &db].concat());
     let bits = u32::try_from(modulus.len() * 8).map_err(|_| refused.clone())?;
@@ -37,7 +37,7 @@ pub(super) fn encrypt(
 
 /// MGF1 (RFC 8017, B.2.1), `len` octets or a little more.
 fn mgf1(hash: HashAlgorithm, seed: &[u8], len: usize) -> Zeroizing<Vec<u8>> {
-    let mut mask = Zeroizing::new(Vec::with_capacity(len + hash.len()));
+    let mut mask = Zeroizing::new(Vec::with_capacity(len + hash.digest_len()));
     let mut counter = 0u32;
     while mask.len() < len {
         mask.extend_from_slice(&Zeroizing::new(hash.digest(&[seed, &counter.to_be_bytes()])));

@@ -202,17 +202,12 @@ impl HashAlgorithm {
     }
 
     /// Octets of a digest.
-    pub fn len(self) -> usize {
+    pub fn digest_len(self) -> usize {
         match self {
             Self::Sha256 => 32,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
         }
-    }
-
-    /// Never.
-    pub fn is_empty(self) -> bool {
-        false
     }
 
     /// The digest of the parts, one after the other.
@@ -279,7 +274,7 @@ impl Public {
         let name_alg = HashAlgorithm::from_id(r.u16()?)?;
         let attributes = Attributes::from_bits(r.u32()?).ok_or(TpmError::Invalid("a reserved attribute is set"))?;
         let auth_policy = r.sized()?.to_vec();
-        if !auth_policy.is_empty() && auth_policy.len() != name_alg.len() {
+        if !auth_policy.is_empty() && auth_policy.len() != name_alg.digest_len() {
             return Err(TpmError::Invalid("authPolicy is not a digest of nameAlg's size"));
         }
         if kind != ALG_RSA && kind != ALG_ECC {

@@ -83,6 +83,15 @@ impl Template {
         kind: Kind::Ecc(CURVE_P256),
         unique_zeros: 0,
     };
+    /// A P-384 attestation key with SHA-384.
+    pub const ATTESTATION_P384: Self = Self {
+        scheme: Some(Scheme::Ecdsa(HashAlgorithm::Sha384)),
+        kind: Kind::Ecc(CURVE_P384),
+        ..Self::ATTESTATION_P256
+    };
+    /// An RSA-2048 attestation key, for TPMs without elliptic curves.
+    pub const ATTESTATION_RSA_2048: Self =
+        Self { scheme: Some(Scheme::RsaSsa(HashAlgorithm::Sha256)), kind: Kind::Rsa(2048), ..Self::ATTESTATION_P256 };
     /// A P-256 device key for a certificate: signs anything, never leaves its TPM.
     pub const SUBJECT_P256: Self = Self { attributes: SUBJECT, scheme: None, ..Self::ATTESTATION_P256 };
     /// A P-384 device key for a certificate.

@@ -54,7 +54,6 @@ pub struct Tpm2Evidence {
 
 impl Tpm2Evidence {
     fn check_lengths(&self) -> Result<(), EvidenceError> {
-        // The sum stays far below attestation::MAX_EVIDENCE.
         for (field, value, limit) in [
             ("activation_mac", &self.activation_mac, 32),
             ("subject_public", &self.subject_public, MAX_STRUCTURE),
@@ -93,9 +92,10 @@ pub struct Tpm2State {
     version: Option<String>,
 }
 
+#[cfg(test)]
 impl Tpm2State {
-    /// Without a trust path, so that no evidence passes: for tests of what holds sessions.
-    pub fn new(secret: [u8; 32], ak: Public, ek_sha256: [u8; 32]) -> Self {
+    /// Without a trust path, so that no evidence passes.
+    pub(crate) fn new(secret: [u8; 32], ak: Public, ek_sha256: [u8; 32]) -> Self {
         let secret = Zeroizing::new(secret);
         Self { secret, ak, ek_sha256, trust: Vec::new(), vendor: None, model: None, version: None }
     }
