@@ -124,6 +124,9 @@ impl Decide for Intend {
         if view.has(&key::certificate(self.issuer.as_str(), self.serial.as_be_bytes()))? {
             return Err(StoreError::SerialInUse);
         }
+        if let Some(token_id) = &self.token_id {
+            self.check_token(view, token_id, now)?;
+        }
         let (kind, id) = holder_of(&self.holder);
         let key_holder: Option<KeyHolderRow> = view.row(&key::spki(&self.spki_sha256))?;
         if key_holder.is_some_and(|row| row.tenant != tenant || row.holder_kind != kind || row.holder_id != id) {
@@ -132,9 +135,6 @@ impl Decide for Intend {
         match &self.holder {
             Holder::Device { .. } => self.check_device(view, id, now)?,
             Holder::Principal { role, .. } => self.check_principal(view, id, *role)?,
-        }
-        if let Some(token_id) = &self.token_id {
-            self.check_token(view, token_id, now)?;
         }
         let mut events = Vec::new();
         if let Some(replaced) = &self.replaces {
