@@ -212,7 +212,6 @@ fn a_damaged_index_is_made_anew_and_equal() {
         ("without its file", Box::new(|dir| fs::remove_file(dir.join("index/db")).unwrap())),
         ("garbage", Box::new(move |dir| fs::write(dir.join("index/db"), vec![0xa5; length as usize]).unwrap())),
         ("zeroed", Box::new(move |dir| fs::write(dir.join("index/db"), vec![0; length as usize]).unwrap())),
-        ("configuration garbled", Box::new(|dir| fs::write(dir.join("index/conf"), b"x").unwrap())),
         (
             "a file",
             Box::new(|dir| {
