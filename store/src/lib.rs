@@ -21,6 +21,9 @@ mod recovery;
 mod report;
 mod show;
 mod store;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
 mod view;
 
 pub use change::{

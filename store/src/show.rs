@@ -5,7 +5,8 @@ use crate::{
     error::OpenError,
     event::Event,
     journal::{
-        reader::{Chain, Located},
+        mark::{self, Found},
+        reader::{Break, Chain, Link, Located, later_batch},
         segment::{self, Segment},
     },
 };
@@ -31,12 +32,16 @@ pub struct ShownRecord {
     pub hash: [u8; 32],
 }
 
-/// The records of a journal, oldest first.
+/// The records of a journal, oldest first. Ends with the first damage; what is unfinished at the end is left out: a
+/// running server is writing it, or the next start cuts it off.
 #[derive(Debug)]
 pub struct Records {
-    segments: Vec<Segment>,
-    link: Option<crate::journal::reader::Link>,
+    chain: Chain<'static>,
+    last: Segment,
+    /// Global offset up to which everything is durable, as far as is known.
+    durable: u64,
     from: u64,
+    ended: bool,
 }
 
 /// The records of the journal in `dir` with a sequence of at least `from`. The chain is checked from the beginning of
@@ -45,46 +50,53 @@ pub struct Records {
 /// # Errors
 /// [`OpenError`] when there is no journal or a file's header is damaged.
 pub fn read_records(dir: &Path, from: u64) -> Result<Records, OpenError> {
+    let store_id = segment::list(dir)?.first().map(|s| s.header.store_id).unwrap_or_default();
+    let durable = match mark::read(dir, &store_id).map_err(segment::at(&mark::path(dir)))? {
+        Found::Mark(mark) => mark.offset,
+        Found::Nothing | Found::Damaged => 0,
+    };
     let segments = segment::list(dir)?;
     let first = segments.iter().rev().find(|s| s.header.first_sequence <= from.max(1)).or(segments.first());
-    let Some(first) = first else { return Err(OpenError::Missing(dir.to_owned())) };
-    let link = Some(crate::journal::reader::Link::before(first));
-    Ok(Records { segments, link, from })
+    let (Some(first), Some(last)) = (first, segments.last().cloned()) else {
+        return Err(OpenError::Missing(dir.to_owned()));
+    };
+    let link = Link::before(first);
+    Ok(Records { chain: Chain::new(segments, link), last, durable, from, ended: false })
 }
 
-impl Records {
-    /// Shows each record until `visit` says `false`. What is unfinished at the end is left out: a running server is
-    /// writing it, or the next start cuts it off.
-    ///
-    /// # Errors
-    /// [`OpenError::Damaged`] at the first record that is not as it was written and has others behind it.
-    pub fn each(&self, visit: &mut dyn FnMut(ShownRecord) -> bool) -> Result<(), OpenError> {
-        let Some(link) = self.link else { return Ok(()) };
-        let mut chain = Chain::new(&self.segments, link);
-        loop {
-            match chain.next() {
+impl Iterator for Records {
+    type Item = Result<ShownRecord, OpenError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            match self.chain.next() {
                 Ok(Some(located)) if located.record.sequence < self.from => {}
-                Ok(Some(located)) => {
-                    if !visit(show(&located)) {
-                        return Ok(());
-                    }
-                }
-                Ok(None) => return Ok(()),
+                Ok(Some(located)) => return Some(Ok(show(&located))),
+                Ok(None) => self.ended = true,
                 Err(broken) => {
-                    let last = self.segments.last().filter(|s| s.path == broken.place.segment);
-                    let unfinished = match last {
-                        Some(last) => crate::journal::reader::later_batch(last, broken.offset)
-                            .map_err(segment::at(&last.path))?
-                            .is_none(),
-                        None => false,
-                    };
-                    if unfinished && broken.error.is_none() {
-                        return Ok(());
-                    }
-                    return Err(OpenError::Damaged { place: broken.place, what: broken.what });
+                    self.ended = true;
+                    return self.damage(*broken).map(Err);
                 }
             }
         }
+        None
+    }
+}
+
+impl Records {
+    /// The error, unless the journal is only unfinished there.
+    fn damage(&self, broken: Break) -> Option<OpenError> {
+        if let Some(source) = broken.error {
+            return Some(OpenError::Io { path: broken.place.segment, source });
+        }
+        if broken.place.segment == self.last.path && broken.offset >= self.durable {
+            match later_batch(&self.last, broken.offset) {
+                Ok(None) => return None,
+                Ok(Some(_)) => {}
+                Err(source) => return Some(OpenError::Io { path: broken.place.segment, source }),
+            }
+        }
+        Some(OpenError::Damaged { place: broken.place, what: broken.what })
     }
 }
 

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::error::{Place, StoreError};
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
 };
@@ -63,17 +64,18 @@ impl Link {
 /// Where the chain stops being one.
 #[derive(Debug)]
 pub struct Break {
-    /// Global offset.
+    /// Global offset up to which the chain is whole.
     pub offset: u64,
     pub place: Place,
     pub what: String,
-    /// The chain is whole up to here.
+    /// Set when the octets could not be read at all.
     pub error: Option<io::Error>,
 }
 
 /// Walks the chain from a link on and checks every octet.
+#[derive(Debug)]
 pub struct Chain<'a> {
-    segments: &'a [Segment],
+    segments: Cow<'a, [Segment]>,
     current: usize,
     reader: Option<BufReader<io::Take<File>>>,
     link: Link,
@@ -83,7 +85,8 @@ pub struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     /// Begins behind `link`, which lies in one of the segments (or at the end of one).
-    pub fn new(segments: &'a [Segment], link: Link) -> Self {
+    pub fn new(segments: impl Into<Cow<'a, [Segment]>>, link: Link) -> Self {
+        let segments = segments.into();
         let current = segments.iter().position(|s| link.end <= s.end()).unwrap_or(segments.len());
         Self { segments, current, reader: None, link, complete: link }
     }
@@ -154,7 +157,7 @@ impl<'a> Chain<'a> {
     }
 
     fn enter_next(&mut self) -> Result<(), Box<Break>> {
-        let Some(next) = self.segments.get(self.current + 1) else { return Ok(()) };
+        let Some(next) = self.segments.get(self.current + 1).cloned() else { return Ok(()) };
         if self.link.remaining > 0 {
             return Err(self.broken("a change is cut by the end of the segment"));
         }
@@ -219,7 +222,8 @@ pub fn later_batch(segment: &Segment, damage: u64) -> io::Result<Option<u64>> {
     let mut file = File::open(&segment.path)?;
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    // No further than the file went when the chain was walked: a running server has gone on since.
+    file.take(segment.len.saturating_sub(start)).read_to_end(&mut bytes)?;
     for (skip, _) in bytes.iter().enumerate().skip(1) {
         let Some(rest) = bytes.get(skip..) else { break };
         if let Ok((record, ..)) = Record::decode(rest)
