@@ -24,6 +24,7 @@ use enrollment::{
 };
 use proto::v1::{self, begin_attestation_request, begin_attestation_response, evidence};
 use rand::Rng;
+use std::{net::IpAddr, time::Instant};
 use tonic::Code;
 
 /// What an enrollment may show: the result, and what the policy makes of it.
@@ -77,6 +78,7 @@ fn caller_key(peer: &Peer, tenant: &TenantId, spki_sha256: &[u8; 32]) -> CallerK
 pub fn begin(
     ca: &Ca,
     peer: &Peer,
+    address: Option<IpAddr>,
     wanted: &v1::BeginAttestationRequest,
 ) -> Result<v1::BeginAttestationResponse, Failure> {
     let idempotency_key = request::idempotency_key(&wanted.idempotency_key)?;
@@ -108,6 +110,9 @@ pub fn begin(
     // Looked up first, so that a repetition costs no public key operation; the lock is not held over one.
     if let Some(challenge) = ca.challenges().existing(&asked, now).map_err(|e| session_failure(&e))? {
         return Ok(response(challenge));
+    }
+    if let (Peer::Anonymous, Some(address)) = (peer, address) {
+        ca.strangers.admit(address, Instant::now())?;
     }
     let mut random = |octets: &mut [u8]| rand::rng().fill_bytes(octets);
     let mut context = ChallengeContext { now, stores: &ca.trust, random: &mut random };

@@ -6,6 +6,7 @@ use crate::{
     error::Failure,
     limits,
     publish::Publisher,
+    strangers::Strangers,
 };
 use arc_swap::ArcSwap;
 use ca_core::{
@@ -88,6 +89,8 @@ pub struct Ca {
     pub issuances: Semaphore,
     /// Publishes CRLs.
     pub publisher: Publisher,
+    /// Bounds callers without a certificate.
+    pub strangers: Strangers,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,6 +129,7 @@ impl Ca {
             signing: Mutex::new(HashSet::new()),
             issuances: Semaphore::new(limits::ISSUANCES),
             publisher,
+            strangers: Strangers::default(),
         };
         Ok(Arc::new(ca))
     }

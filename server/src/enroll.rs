@@ -7,7 +7,7 @@ use crate::{
     ca::{Ca, LoadedProfile},
     convert,
     error::Failure,
-    identity::Peer,
+    identity::{Peer, PeerAddress},
     issuance::{self, Authorised, Issued},
     request,
 };
@@ -345,7 +345,9 @@ impl EnrollmentService for Enrollment {
         &self,
         request: Request<v1::BeginAttestationRequest>,
     ) -> Result<Response<v1::BeginAttestationResponse>, Status> {
-        let answer = request::peer(&request).and_then(|peer| attest::begin(&self.ca, &peer, request.get_ref()));
+        let address = request.extensions().get::<PeerAddress>().and_then(|a| a.0);
+        let answer =
+            request::peer(&request).and_then(|peer| attest::begin(&self.ca, &peer, address, request.get_ref()));
         answer.map(Response::new).map_err(|f| f.into_status("BeginAttestation"))
     }
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollResponse>, Status> {

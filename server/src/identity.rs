@@ -7,6 +7,7 @@ use ca_core::{
 };
 use const_oid::db::rfc5280::ID_KP_CLIENT_AUTH;
 use std::{
+    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -45,6 +46,10 @@ pub enum Peer {
         certificate: Arc<CertificateEntry>,
     },
 }
+
+/// Where a call comes from, as far as the transport knows.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub Option<IpAddr>);
 
 impl Peer {
     /// Its role.
@@ -232,10 +237,16 @@ where
                 .get::<TlsConnectInfo<TcpConnectInfo>>()
                 .and_then(TlsConnectInfo::peer_certs)
                 .and_then(|certs| certs.first().map(|c| c.to_vec()));
+            let address = request
+                .extensions()
+                .get::<TlsConnectInfo<TcpConnectInfo>>()
+                .and_then(|info| info.get_ref().remote_addr())
+                .map(|address| address.ip());
             let begun = std::time::Instant::now();
             match admit(&ca, path, certificate).await {
                 Ok(peer) => {
                     request.extensions_mut().insert(peer);
+                    request.extensions_mut().insert(PeerAddress(address));
                     let response = inner.call(request).await;
                     metrics::histogram!("sealwright_rpc_seconds", "rpc" => path).record(begun.elapsed().as_secs_f64());
                     response

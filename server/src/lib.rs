@@ -23,6 +23,7 @@ pub mod request;
 pub mod revoke;
 pub mod serve;
 pub mod service_certificates;
+pub mod strangers;
 pub mod telemetry;
 pub mod tls;
 pub mod trust;
