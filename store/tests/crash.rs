@@ -1,5 +1,5 @@
 //! A process that is killed, and a disk that is full.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and the child talks to its parent")]
 
 mod fixture;
 

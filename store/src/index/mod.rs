@@ -33,6 +33,9 @@ pub(crate) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// An entry of a scan.
 pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
 
+/// What is told of every entry of a scan.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
 /// The index, open.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -111,11 +114,7 @@ impl Index {
     }
 
     /// Every entry whose key begins with `prefix`, a piece at a time.
-    pub fn each(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub fn each(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let piece = self.scan(prefix, after.as_deref(), CHUNK)?;
