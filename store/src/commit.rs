@@ -13,6 +13,7 @@ use crate::{
         format::{MAX_PAYLOAD, Record},
         writer::{Failure, Journal},
     },
+    recovery,
     store::Shared,
     view::{Batch, View},
 };
@@ -22,12 +23,15 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{Receiver, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
+    time::Duration,
 };
 
 /// How many changes one sync carries at most.
 const MAX_BATCH: usize = 256;
+/// How often a failed index is tried again.
+const HEAL_EVERY: Duration = Duration::from_secs(1);
 /// How many records one change makes at most.
 const MAX_RECORDS: usize = 16 * 1024;
 
@@ -104,9 +108,15 @@ impl Writer {
         let mut open = true;
         while open {
             let mut jobs = Vec::new();
-            match self.queue.recv() {
+            // Refused changes do not wake this thread, so it looks by itself whether the index failed.
+            match self.queue.recv_timeout(HEAL_EVERY) {
                 Ok(first) => open = self.take(first, &mut jobs),
-                Err(_) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    if matches!(self.shared.refusal(), Some(StoreError::Index(_))) {
+                        self.heal();
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             while open && jobs.len() < MAX_BATCH {
                 match self.queue.try_recv() {
@@ -127,6 +137,23 @@ impl Writer {
         }
         if let Err(error) = self.journal.close() {
             tracing::warn!(%error, "the journal's mark was not synced");
+        }
+    }
+
+    /// The index failed, perhaps because the disk was full: opens it again, or makes it anew, as a start would.
+    fn heal(&mut self) {
+        self.shared.index.let_go();
+        match recovery::open(self.journal.store(), &mut |_| ()) {
+            Ok((recovered, _, index, state)) if recovered.link.sequence == self.journal.link().sequence => {
+                tracing::warn!(?state, "the index is in order again");
+                self.shared.index.adopt(index);
+                self.shared.healed();
+            }
+            Ok(_) => {
+                tracing::error!("the journal is not where it was left");
+                self.shared.fail(StoreError::Poisoned);
+            }
+            Err(error) => tracing::error!(%error, "the index cannot be made anew yet"),
         }
     }
 
@@ -269,7 +296,7 @@ impl Writer {
         // From here on the batch has happened, whatever becomes of the index.
         let applied = self.shared.index.apply(&batch.rows, &batch.link, self.journal.store_id());
         if let Err(error) = applied {
-            tracing::error!(%error, "the index failed: restart, and it is made anew");
+            tracing::error!(%error, "the index failed and is opened again");
             self.shared.fail(error);
         }
         self.shared.kept(&batch.link, batch.bytes.len(), count, took);

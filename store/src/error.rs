@@ -96,8 +96,8 @@ pub enum StoreError {
     /// A record is damaged.
     #[error("the journal is damaged in {0}")]
     Corrupt(Place),
-    /// The index is damaged or refused; it is rebuilt at the next start.
-    #[error("the index failed: {0}; it is rebuilt at the next start")]
+    /// The index failed; it is opened again or made anew, which can take a while.
+    #[error("the index failed: {0}; it is being opened again")]
     Index(String),
 }
 
@@ -107,6 +107,7 @@ impl StoreError {
         match self {
             Self::Busy { retry_after } => Some(*retry_after),
             Self::Full => Some(Duration::from_secs(10)),
+            Self::Index(_) => Some(Duration::from_secs(2)),
             _ => None,
         }
     }

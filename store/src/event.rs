@@ -264,6 +264,7 @@ const VERSION: u16 = 1;
 macro_rules! events {
     ($($number:literal $name:ident $label:literal),* $(,)?) => {
         /// What one record says.
+        #[allow(clippy::large_enum_variant, reason = "short-lived, and the large one is the frequent one")]
         #[derive(Clone, Debug, PartialEq)]
         pub enum Event {
             $($name($name)),*

@@ -21,7 +21,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
@@ -72,7 +72,7 @@ pub(crate) struct Shared {
     pub(crate) queued: AtomicUsize,
     high_water: AtomicU64,
     /// Why nothing is accepted any more.
-    failed: OnceLock<StoreError>,
+    failed: RwLock<Option<StoreError>>,
     statistics: Mutex<Statistics>,
 }
 
@@ -93,13 +93,24 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Why nothing is accepted, if so.
     pub(crate) fn refusal(&self) -> Option<StoreError> {
-        self.failed.get().cloned()
+        self.failed.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on nothing is accepted; the first reason counts.
+    /// From now on nothing is accepted. A poisoned journal outweighs everything else.
     pub(crate) fn fail(&self, error: StoreError) {
-        locked(&self.statistics).poisoned = true;
-        let _ = self.failed.set(error);
+        let mut failed = self.failed.write().unwrap_or_else(PoisonError::into_inner);
+        if *failed != Some(StoreError::Poisoned) {
+            locked(&self.statistics).poisoned = error == StoreError::Poisoned;
+            *failed = Some(error);
+        }
+    }
+
+    /// The index is in order again.
+    pub(crate) fn healed(&self) {
+        let mut failed = self.failed.write().unwrap_or_else(PoisonError::into_inner);
+        if *failed != Some(StoreError::Poisoned) {
+            *failed = None;
+        }
     }
 
     /// Counts a batch that is durable.
@@ -162,7 +173,7 @@ impl Store {
             files,
             queued: AtomicUsize::new(0),
             high_water: AtomicU64::new(recovered.link.time),
-            failed: OnceLock::new(),
+            failed: RwLock::new(None),
             statistics: Mutex::new(statistics),
         });
         Ok((Self { inner: Arc::new(start(shared, journal, lock).map_err(at(dir))?) }, report))
@@ -240,6 +251,13 @@ impl Store {
         View { index: &self.inner.shared.index, files: &self.inner.shared.files, batch: None }
     }
 
+    /// Takes the index's files away, as a disk that failed would.
+    #[cfg(test)]
+    pub(crate) fn lose_index(&self) {
+        self.inner.shared.index.let_go();
+        self.inner.shared.fail(StoreError::Index("a test".to_owned()));
+    }
+
     /// Fails the next sync.
     #[cfg(test)]
     pub(crate) fn fail_next_sync(&self) {
@@ -280,7 +298,7 @@ fn checkpoint(shared: &Shared, stop: &(Mutex<bool>, Condvar)) {
             && shared.refusal().is_none()
             && let Err(error) = shared.index.sync()
         {
-            tracing::error!(%error, "the index failed: restart, and it is made anew");
+            tracing::error!(%error, "the index failed and is opened again");
             shared.fail(error);
         }
     }

@@ -57,3 +57,24 @@ fn records_never_go_back_in_time() {
     let (store, _) = Store::open(dir.path(), OpenOptions::default()).unwrap();
     assert_eq!(store.high_water(), NOW);
 }
+
+#[test]
+fn an_index_that_fails_at_work_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), OpenOptions { create: true, ..OpenOptions::default() }).unwrap();
+    store.commit(identity(1), NOW).unwrap();
+    store.lose_index();
+    // The batch that meets the failure has happened all the same, or was never begun.
+    let began = std::time::Instant::now();
+    let refused = store.commit(identity(2), NOW).unwrap_err();
+    assert!(refused.retry_after().is_some(), "{refused}");
+    while store.commit(identity(3), NOW).is_err() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "it does not recover");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(store.server_identity().unwrap().map(|i| i.key_id), Some(vec![3; 4]));
+    let records = store.statistics().records;
+    store.close();
+    let (_store, report) = Store::open(dir.path(), OpenOptions::default()).unwrap();
+    assert_eq!((report.records, report.index), (records, crate::IndexState::Intact));
+}

@@ -1,5 +1,5 @@
 //! A process that is killed, and a disk that is full.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and the child talks to its parent")]
 
 mod fixture;
 
@@ -156,4 +156,49 @@ fn a_full_disk_refuses_and_recovers_when_there_is_space() {
     assert!(store.certificate(&issuer(), &serial(10_000)).unwrap().is_some());
     store.close();
     assert!(verify(dir.path(), &mut |_| ()).is_ok());
+}
+
+#[test]
+fn a_disk_that_is_full_for_the_index_too_recovers_without_a_restart() {
+    let Some(small) = Tmpfs::mount("6m") else {
+        let _ = writeln!(std::io::stderr(), "skipped: a tmpfs cannot be mounted here");
+        return;
+    };
+    let dir = small.0.path().join("store");
+    let (store, _) = create(&dir);
+    store.commit(add_issuer(), NOW).unwrap();
+    let ballast = small.0.path().join("ballast");
+    fs::write(&ballast, vec![1; 3_000_000]).unwrap();
+    let mut kept = Vec::new();
+    let mut n = 0;
+    // Index and journal fill the rest together, whoever fails first; go on until nothing is taken for a while.
+    let mut refused = 0;
+    while refused < 20 {
+        n += 1;
+        match enroll(&store, Intend { tbs: vec![1; 8_000], ..intend(n, device(&format!("d-{n}"))) }) {
+            Ok(_) => (kept.push(n), refused = 0).1,
+            Err(StoreError::Full | StoreError::Index(_)) => {
+                refused += 1;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(other) => panic!("{other}"),
+        }
+        assert!(n < 2_000, "the disk never got full");
+    }
+    assert!(kept.len() > 10, "{} kept", kept.len());
+    fs::remove_file(&ballast).unwrap();
+    let began = std::time::Instant::now();
+    let again = |n| Intend { tbs: vec![1; 8_000], ..intend(n, device("d-again")) };
+    while store.commit(again(10_000), NOW).is_err() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it does not recover");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for n in &kept {
+        assert!(store.certificate(&issuer(), &serial(*n)).unwrap().unwrap().signature.is_some(), "{n} is lost");
+    }
+    store.close();
+    assert!(verify(&dir, &mut |_| ()).is_ok());
+    let index = dump(&dir);
+    rebuild(&dir, &mut |_| ()).unwrap();
+    assert_eq!(dump(&dir), index);
 }

@@ -17,7 +17,10 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The index's own format. Another one is rebuilt.
@@ -33,10 +36,14 @@ pub(crate) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// An entry of a scan.
 pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
 
+/// What is told of every entry of a scan.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
 /// The index, open.
 #[derive(Debug)]
 pub(crate) struct Index {
-    db: sled::Db,
+    /// None while it is being made anew.
+    db: RwLock<Option<sled::Db>>,
     dir: PathBuf,
     dirty: AtomicBool,
 }
@@ -80,11 +87,33 @@ impl Index {
         let config =
             sled::Config::new().path(&dir).cache_capacity(CACHE_OCTETS).flush_every_ms(None).use_compression(false);
         let db = guard(|| config.open())?;
-        Ok(Self { db, dir, dirty: AtomicBool::new(false) })
+        Ok(Self { db: RwLock::new(Some(db)), dir, dirty: AtomicBool::new(false) })
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(db) = db.as_ref() else { return Err(StoreError::Index("it is away".to_owned())) };
+        guard(|| call(db))
+    }
+
+    /// Lets go of the files, so that they can be opened again. Reads fail until [`Index::adopt`].
+    pub fn let_go(&self) {
+        let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = guard(|| {
+            drop(db);
+            Ok(())
+        });
+    }
+
+    /// Goes on with the files of another.
+    pub fn adopt(&self, other: Self) {
+        let db = other.db.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = db;
+        self.dirty.store(true, Ordering::Release);
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        guard(|| self.db.get(key)).map(|value| value.map(|v| v.to_vec()))
+        self.with(|db| db.get(key)).map(|value| value.map(|v| v.to_vec()))
     }
 
     /// Up to `limit` entries whose keys begin with `prefix` and come after `after` (itself excluded).
@@ -100,9 +129,9 @@ impl Index {
         {
             return Ok(Vec::new());
         }
-        guard(|| {
+        self.with(|db| {
             let mut found = Vec::new();
-            for entry in self.db.range::<Vec<u8>, _>((from, to)).take(limit) {
+            for entry in db.range::<Vec<u8>, _>((from, to)).take(limit) {
                 let (key, value) = entry?;
                 found.push((key.to_vec(), value.to_vec()));
             }
@@ -111,11 +140,7 @@ impl Index {
     }
 
     /// Every entry whose key begins with `prefix`, a piece at a time.
-    pub fn each(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub fn each(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let piece = self.scan(prefix, after.as_deref(), CHUNK)?;
@@ -148,7 +173,7 @@ impl Index {
         };
         batch.insert(key::APPLIED, applied.encode_to_vec());
         self.dirty.store(true, Ordering::Release);
-        guard(|| self.db.apply_batch(batch))
+        self.with(|db| db.apply_batch(batch))
     }
 
     /// How far it is, when it belongs to this store and has this program's format.
@@ -173,7 +198,7 @@ impl Index {
     /// Says durably whether it is in use.
     pub fn set_clean(&self, clean: bool) -> Result<(), StoreError> {
         let lifecycle = Lifecycle { clean, boot_id: boot_id() };
-        guard(|| self.db.insert(key::LIFECYCLE, lifecycle.encode_to_vec()))?;
+        self.with(|db| db.insert(key::LIFECYCLE, lifecycle.encode_to_vec()))?;
         self.dirty.store(true, Ordering::Release);
         self.sync()
     }
@@ -183,7 +208,7 @@ impl Index {
         if !self.dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        guard(|| self.db.flush())?;
+        self.with(|db| db.flush())?;
         File::open(self.dir.join("db")).and_then(|file| file.sync_data()).map_err(|e| StoreError::Index(e.to_string()))
     }
 }

@@ -74,6 +74,11 @@ impl Journal {
         self.link
     }
 
+    /// The store's directory.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
     /// The store's identity.
     pub fn store_id(&self) -> &[u8; 16] {
         &self.store_id
