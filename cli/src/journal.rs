@@ -4,14 +4,10 @@ use crate::{
     error::{Exit, Problem},
     output::{OutputArgs, fields},
     paging::LimitArgs,
-    terminal,
+    progress::Meter,
 };
 use serde_json::{Value, json};
-use std::{
-    io::{self, IsTerminal, Write},
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 use store::{
     OpenError, ShownRecord,
     verify::{Damage, Verified},
@@ -195,6 +191,11 @@ fn verdict_json(found: &Result<Verified, Damage>) -> Value {
         }),
         Err(d) => json!({
             "intact": false,
+            "records": null,
+            "segments": null,
+            "last_sequence": null,
+            "last_hash": null,
+            "unfinished_octets": null,
             "damage": { "segment": d.segment.display().to_string(), "offset": d.offset, "sequence": d.sequence, "what": d.what },
         }),
     }
@@ -281,36 +282,6 @@ fn opening(error: OpenError) -> Problem {
         OpenError::Io { path, source } => Problem::file(&path, &source),
         OpenError::Index(_) => {
             Problem::new(Exit::Failure, what, "The journal is untouched; check the disk, then try again.")
-        }
-    }
-}
-
-/// A line on the terminal that says how far it is; silent where standard error is a file.
-struct Meter {
-    terminal: bool,
-    last: Option<Instant>,
-    shown: bool,
-}
-
-impl Meter {
-    fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), last: None, shown: false }
-    }
-
-    fn show(&mut self, text: impl FnOnce() -> String) {
-        let due = self.last.is_none_or(|last| last.elapsed() >= Duration::from_millis(200));
-        if self.terminal && due {
-            // A terminal that went away is no reason to stop.
-            let _ = write!(io::stderr(), "\r\x1b[K{}", terminal::clean(&text()));
-            self.last = Some(Instant::now());
-            self.shown = true;
-        }
-    }
-
-    fn clear(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-            self.shown = false;
         }
     }
 }
