@@ -10,11 +10,13 @@ use clap::{Parser, Subcommand};
     version,
     arg_required_else_help = true,
     after_help = "Example:
-  sealwright list certificates --server ca.example.com:8443 --trust roots.pem --cert me.pem --key me.key
+  sealwright dev --dir ca                        in one terminal
+  sealwright list certificates --dev ca          in another
 
-Environment:
-  SEALWRIGHT_SERVER, SEALWRIGHT_TRUST, SEALWRIGHT_CERT, SEALWRIGHT_KEY   as --server, --trust, --cert, --key
-  NO_COLOR                                                               no colours
+Environment, where an option is not given:
+  SEALWRIGHT_SERVER  --server      SEALWRIGHT_CERT  --cert
+  SEALWRIGHT_TRUST   --trust       SEALWRIGHT_KEY   --key
+  NO_COLOR           no colours
 
 Exit codes:
   0  done

@@ -20,22 +20,23 @@ pub enum JournalCommand {
     #[command(after_help = "Example:
   sealwright journal verify --dir /var/lib/sealwright
 
-Changes nothing, and works while the server runs. Exit code 1 with the file, offset and record of the first damage.
-Keep the printed checkpoint elsewhere, and give it with --checkpoint next time: only that can show that the whole
-directory was replaced by an earlier copy of itself.")]
+Changes nothing, and works while the server runs. Exit code 1 with the file, offset and record of the
+first damage. Keep the printed checkpoint elsewhere, and give it with --checkpoint next time: only that
+can show that the whole directory was replaced by an earlier copy of itself.")]
     Verify(VerifyArgs),
     /// Show the records of the journal, oldest first
     #[command(after_help = "Examples:
   sealwright journal show --dir /var/lib/sealwright --from 1200 --limit 20
   sealwright journal show --dir /var/lib/sealwright --all --output json
 
-Changes nothing, and works while the server runs. Long values are shortened for people; JSON has them whole.")]
+Changes nothing, and works while the server runs. Long values are shortened for people; JSON has
+them whole.")]
     Show(ShowArgs),
     /// Drop the index and make it anew from the journal
     #[command(after_help = "Example:
   sealwright journal rebuild --dir /var/lib/sealwright
 
-The server must be stopped. The journal itself is only read; every record is checked on the way.")]
+The server must be stopped. The journal is only read; every record is checked on the way.")]
     Rebuild(RebuildArgs),
 }
 
@@ -275,7 +276,11 @@ fn rebuild(args: &RebuildArgs) -> anyhow::Result<()> {
 fn opening(error: OpenError) -> Problem {
     let what = error.to_string();
     match error {
-        OpenError::Locked(_) => Problem::new(Exit::Refused, what, "Stop the server, then run the command again."),
+        OpenError::Locked(path) => Problem::new(
+            Exit::Refused,
+            format!("{} is in use by another process", path.display()),
+            "Stop the server, then run the command again.",
+        ),
         OpenError::Missing(_) => Problem::new(Exit::NotFound, what, "Check --dir."),
         OpenError::Damaged { place, what } => damaged(format!("{what} in {place}")),
         OpenError::Version { .. } => Problem::new(Exit::Failure, what, "Nothing was changed."),

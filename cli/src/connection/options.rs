@@ -27,7 +27,7 @@ pub struct ConnectionArgs {
     /// Use the server that `sealwright dev` runs with this directory; the environment is ignored
     #[arg(long, value_name = "DIR")]
     pub dev: Option<PathBuf>,
-    /// With --dev: act as this principal instead of the one that fits the command
+    /// With --dev: act as this principal, not the one that fits the command
     #[arg(long = "as", value_name = "WHO", requires = "dev")]
     pub act_as: Option<DevPrincipal>,
 }
@@ -35,13 +35,13 @@ pub struct ConnectionArgs {
 /// The principals that `sealwright dev` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DevPrincipal {
-    /// Manages principals.
+    // Manages principals.
     Admin,
-    /// Revokes, makes tokens, reads.
+    // Revokes, makes tokens, reads.
     Operator,
-    /// Enrolls devices.
+    // Enrolls devices.
     Station,
-    /// Reads.
+    // Reads.
     Auditor,
 }
 
