@@ -1,6 +1,6 @@
 //! The command tree.
 
-use crate::{enroll, issuer, journal, list, principal, profile, revoke, runtime, service, show, status, token};
+use crate::{device, enroll, issuer, journal, list, principal, profile, revoke, runtime, service, show, status, token};
 use clap::{Parser, Subcommand};
 
 /// Sealwright: a certificate authority for manufactured devices.
@@ -10,11 +10,13 @@ use clap::{Parser, Subcommand};
     version,
     arg_required_else_help = true,
     after_help = "Example:
-  sealwright list certificates --server ca.example.com:8443 --trust roots.pem --cert me.pem --key me.key
+  sealwright dev --dir ca                        in one terminal
+  sealwright list certificates --dev ca          in another
 
-Environment:
-  SEALWRIGHT_SERVER, SEALWRIGHT_TRUST, SEALWRIGHT_CERT, SEALWRIGHT_KEY   as --server, --trust, --cert, --key
-  NO_COLOR                                                               no colours
+Environment, where an option is not given:
+  SEALWRIGHT_SERVER  --server      SEALWRIGHT_CERT  --cert
+  SEALWRIGHT_TRUST   --trust       SEALWRIGHT_KEY   --key
+  NO_COLOR           no colours
 
 Exit codes:
   0  done
@@ -68,6 +70,9 @@ pub enum Command {
     Principal(principal::PrincipalCommand),
     /// Enroll a device with a certification request that exists already
     Enroll(Box<enroll::EnrollArgs>),
+    /// The device's own side: make a key on it, get a certificate, renew in time
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
     /// Verify, show or index the journal on the server's own machine
     #[command(subcommand)]
     Journal(journal::JournalCommand),
@@ -97,6 +102,7 @@ impl Command {
             Self::Token(command) => runtime::client(token::run(command)),
             Self::Principal(command) => runtime::client(principal::run(command)),
             Self::Enroll(args) => runtime::client(enroll::run(*args)),
+            Self::Device(command) => runtime::client(device::run(command)),
             Self::Journal(command) => journal::run(command),
         }
     }
@@ -167,6 +173,8 @@ mod tests {
             "sealwright principal disable line-3 --yes",
             "sealwright principal list",
             "sealwright enroll --csr a.csr --serial-number SN-1 --out a.pem --idempotency-key k",
+            "sealwright device renew --dir d",
+            "sealwright device status --dir d --output json",
             "sealwright journal verify --dir d",
             "sealwright journal show --dir d --from 7 --all --output json",
             "sealwright journal rebuild --dir d",

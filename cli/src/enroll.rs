@@ -23,7 +23,8 @@ const MAX_CSR: u64 = 16 * 1024;
   sealwright enroll --csr SN-0001.csr --serial-number SN-0001 --out SN-0001.pem
   sealwright enroll --csr SN-0001.csr --token \"$TOKEN\" --out SN-0001.pem
 
-Without --token it needs a station's certificate. The device's private key is not needed and never asked for.")]
+Without --token it needs a station's certificate. The device's private key is not needed and never
+asked for.")]
 pub struct EnrollArgs {
     /// The PKCS#10 certification request, PEM or DER
     #[arg(long, value_name = "FILE")]

@@ -141,7 +141,7 @@ pub fn from_status(status: &Status) -> Problem {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.as_str()).unwrap_or_default();
     if reason.is_empty()
-        && let Some(problem) = status.source().and_then(|source| transport(source))
+        && let Some(problem) = status.source().and_then(transport)
     {
         return problem;
     }
@@ -240,21 +240,36 @@ pub fn transport(error: &(dyn Error + 'static)) -> Option<Problem> {
         }
         if let Some(io) = cause.downcast_ref::<io::Error>() {
             // An io::Error hides the error that it wraps from `source`.
-            match io.get_ref() {
-                Some(inner) => {
-                    if let Some(problem) = transport(inner) {
-                        return Some(problem);
-                    }
-                }
-                None => return Some(from_io(io)),
-            }
+            let inner = io.get_ref().and_then(|inner| transport(inner));
+            return Some(inner.unwrap_or_else(|| from_io(io)));
         }
         next = cause.source();
     }
     None
 }
 
+/// The alerts that a server ends a connection with because of our certificate.
+const CERTIFICATE_ALERTS: [AlertDescription; 9] = [
+    AlertDescription::CertificateRequired,
+    AlertDescription::BadCertificate,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::DecryptError,
+];
+
+/// An alert that arrives when the connection is in use is handed on as text only.
+fn alert_in(text: &str) -> Option<rustls::Error> {
+    CERTIFICATE_ALERTS.into_iter().map(rustls::Error::AlertReceived).find(|alert| alert.to_string() == text)
+}
+
 fn from_io(error: &io::Error) -> Problem {
+    if let Some(alert) = alert_in(&error.to_string()) {
+        return from_tls(&alert);
+    }
     let advice = match error.kind() {
         io::ErrorKind::ConnectionRefused => "Check --server, and that the service runs and listens there.",
         io::ErrorKind::TimedOut => "Check --server and the network between here and there.",
@@ -273,15 +288,7 @@ fn from_tls(error: &rustls::Error) -> Problem {
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
             Problem::new(Exit::Refused, "the server wants a client certificate", "Give one with --cert and --key.")
         }
-        rustls::Error::AlertReceived(
-            alert @ (AlertDescription::BadCertificate
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied
-            | AlertDescription::DecryptError),
-        ) => Problem::new(
+        rustls::Error::AlertReceived(alert) if CERTIFICATE_ALERTS.contains(alert) => Problem::new(
             Exit::Refused,
             format!("the server refused the client certificate: {alert:?}"),
             "Check that --cert is one of this server's, not expired and not revoked, and that its file holds the chain.",

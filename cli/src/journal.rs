@@ -4,14 +4,10 @@ use crate::{
     error::{Exit, Problem},
     output::{OutputArgs, fields},
     paging::LimitArgs,
-    terminal,
+    progress::Meter,
 };
 use serde_json::{Value, json};
-use std::{
-    io::{self, IsTerminal, Write},
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 use store::{
     OpenError, ShownRecord,
     verify::{Damage, Verified},
@@ -24,22 +20,23 @@ pub enum JournalCommand {
     #[command(after_help = "Example:
   sealwright journal verify --dir /var/lib/sealwright
 
-Changes nothing, and works while the server runs. Exit code 1 with the file, offset and record of the first damage.
-Keep the printed checkpoint elsewhere, and give it with --checkpoint next time: only that can show that the whole
-directory was replaced by an earlier copy of itself.")]
+Changes nothing, and works while the server runs. Exit code 1 with the file, offset and record of the
+first damage. Keep the printed checkpoint elsewhere, and give it with --checkpoint next time: only that
+can show that the whole directory was replaced by an earlier copy of itself.")]
     Verify(VerifyArgs),
     /// Show the records of the journal, oldest first
     #[command(after_help = "Examples:
   sealwright journal show --dir /var/lib/sealwright --from 1200 --limit 20
   sealwright journal show --dir /var/lib/sealwright --all --output json
 
-Changes nothing, and works while the server runs. Long values are shortened for people; JSON has them whole.")]
+Changes nothing, and works while the server runs. Long values are shortened for people; JSON has
+them whole.")]
     Show(ShowArgs),
     /// Drop the index and make it anew from the journal
     #[command(after_help = "Example:
   sealwright journal rebuild --dir /var/lib/sealwright
 
-The server must be stopped. The journal itself is only read; every record is checked on the way.")]
+The server must be stopped. The journal is only read; every record is checked on the way.")]
     Rebuild(RebuildArgs),
 }
 
@@ -195,6 +192,11 @@ fn verdict_json(found: &Result<Verified, Damage>) -> Value {
         }),
         Err(d) => json!({
             "intact": false,
+            "records": null,
+            "segments": null,
+            "last_sequence": null,
+            "last_hash": null,
+            "unfinished_octets": null,
             "damage": { "segment": d.segment.display().to_string(), "offset": d.offset, "sequence": d.sequence, "what": d.what },
         }),
     }
@@ -274,43 +276,17 @@ fn rebuild(args: &RebuildArgs) -> anyhow::Result<()> {
 fn opening(error: OpenError) -> Problem {
     let what = error.to_string();
     match error {
-        OpenError::Locked(_) => Problem::new(Exit::Refused, what, "Stop the server, then run the command again."),
+        OpenError::Locked(path) => Problem::new(
+            Exit::Refused,
+            format!("{} is in use by another process", path.display()),
+            "Stop the server, then run the command again.",
+        ),
         OpenError::Missing(_) => Problem::new(Exit::NotFound, what, "Check --dir."),
         OpenError::Damaged { place, what } => damaged(format!("{what} in {place}")),
         OpenError::Version { .. } => Problem::new(Exit::Failure, what, "Nothing was changed."),
         OpenError::Io { path, source } => Problem::file(&path, &source),
         OpenError::Index(_) => {
             Problem::new(Exit::Failure, what, "The journal is untouched; check the disk, then try again.")
-        }
-    }
-}
-
-/// A line on the terminal that says how far it is; silent where standard error is a file.
-struct Meter {
-    terminal: bool,
-    last: Option<Instant>,
-    shown: bool,
-}
-
-impl Meter {
-    fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), last: None, shown: false }
-    }
-
-    fn show(&mut self, text: impl FnOnce() -> String) {
-        let due = self.last.is_none_or(|last| last.elapsed() >= Duration::from_millis(200));
-        if self.terminal && due {
-            // A terminal that went away is no reason to stop.
-            let _ = write!(io::stderr(), "\r\x1b[K{}", terminal::clean(&text()));
-            self.last = Some(Instant::now());
-            self.shown = true;
-        }
-    }
-
-    fn clear(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-            self.shown = false;
         }
     }
 }

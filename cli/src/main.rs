@@ -3,6 +3,7 @@
 mod args;
 mod confirmation;
 mod connection;
+mod device;
 mod enroll;
 mod error;
 mod files;
@@ -18,6 +19,7 @@ mod paging;
 mod pem;
 mod principal;
 mod profile;
+mod progress;
 mod revoke;
 mod rows;
 mod runtime;

@@ -6,20 +6,20 @@ use comfy_table::{ColumnConstraint, Table, Width, presets};
 use serde_json::Value;
 use std::io::{self, BufWriter, Write};
 
-/// How results are written.
+/// How results are written. The values have no help of their own: it would make every help page long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Tables and lines for people; the layout may change
+    // Tables and lines for people; the layout may change.
     #[default]
     Human,
-    /// One JSON document with the field names of the API; stable
+    // One JSON document with the field names of the API; stable.
     Json,
 }
 
 /// The option that every verb with a result has.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {
-    /// How to write the result to standard output
+    /// How to write the result: for people, or as stable JSON
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
 }

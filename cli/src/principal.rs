@@ -37,8 +37,9 @@ pub enum PrincipalCommand {
     #[command(after_help = "Example:
   sealwright principal create line-3 --role station --out-dir ./credentials
 
-Writes ID.key (private key, readable by you alone) and ID.pem (certificate and chain); hand both over on a safe
-way, for --key and --cert. If the answer is lost, run the same command again: it completes what was begun.")]
+Writes ID.key (private key, readable by you alone) and ID.pem (certificate and chain); hand both over
+on a safe way, for --key and --cert. If the answer is lost, run the same command again: it completes
+what was begun.")]
     Create(PrincipalCreateArgs),
     /// Disable a principal for good and revoke its certificates
     #[command(after_help = "Example:

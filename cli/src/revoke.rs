@@ -27,8 +27,8 @@ use tonic::transport::Channel;
   sealwright revoke 4f3a91c2d0 --reason key-compromise --invalidity-date 2026-11-01
   sealwright revoke --device SN-0001 --reason cessation-of-operation --yes
 
-A revocation cannot be undone. It is durable when this command returns; OCSP answers it at once, and the next
-CRL follows within seconds. Revoking again is no error: the first date stays."
+A revocation cannot be undone. It is durable when this command returns; OCSP answers it at once,
+and the next CRL follows within seconds. Revoking again is no error: the first date stays."
 )]
 pub struct RevokeArgs {
     /// The serial number in hexadecimal, colons allowed

@@ -19,7 +19,8 @@ pub enum TokenCommand {
   sealwright token create --serial-number SN-0001 --ttl 2h
   sealwright token create --profile tls-client --output json | jq -r .enrollment_token
 
-The token is a secret and is shown only here. Without --serial-number whoever uses it names the device.")]
+The token is a secret and is shown only here. Without --serial-number whoever uses it names the
+device.")]
     Create(TokenCreateArgs),
 }
 

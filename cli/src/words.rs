@@ -40,11 +40,11 @@ impl From<Reason> for v1::RevocationReason {
 /// A state to filter by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum State {
-    /// Issued, not confirmed or used yet
+    // Issued, not confirmed or used yet
     Issued,
-    /// Confirmed or used
+    // Confirmed or used
     Installed,
-    /// Revoked
+    // Revoked
     Revoked,
 }
 
