@@ -154,13 +154,18 @@ async fn fields_of_an_enrollment() -> Result<()> {
     let base = || station_request(&DeviceKey::new()?, "SN-1");
     let device = |serial: &str| Some(DeviceIdentity { serial_number: serial.to_owned(), ..identity("x") });
     let long = "x".repeat(65);
+    // Neither the request nor the CSR says which device it is.
+    let nameless = DeviceKey::new()?.csr_with("", |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        Ok(())
+    })?;
     let cases = [
         ("idempotency_key", EnrollRequest { idempotency_key: String::new(), ..base()? }),
         ("idempotency_key", EnrollRequest { idempotency_key: long.clone(), ..base()? }),
         ("idempotency_key", EnrollRequest { idempotency_key: "a\nb".to_owned(), ..base()? }),
         ("profile", EnrollRequest { profile: "no-such-profile".to_owned(), ..base()? }),
         ("profile", EnrollRequest { profile: "../etc/passwd".to_owned(), ..base()? }),
-        ("device", EnrollRequest { device: None, ..base()? }),
+        ("device", EnrollRequest { device: None, csr: nameless, ..base()? }),
         ("device.serial_number", EnrollRequest { device: device(""), ..base()? }),
         ("device.serial_number", EnrollRequest { device: device(&long), ..base()? }),
         ("device.serial_number", EnrollRequest { device: device("SN\n1"), ..base()? }),
@@ -443,12 +448,13 @@ async fn attestation() -> Result<()> {
     };
     let short = BeginAttestationRequest { csr_spki_sha256: vec![0; 31], ..begin(Some(hello.clone())) };
     let cases = [
+        // What is wrong with evidence is for the service's log: an attacker learns only that it is refused.
         ("hello", begin(None)),
         ("csr_spki_sha256", short),
-        ("ek_certificate", begin(Some(TpmHello { ek_certificate: vec![0x30; 64], ..hello.clone() }))),
-        ("ek_certificate", begin(Some(TpmHello { ek_certificate: tampered(&hello.ek_certificate), ..hello.clone() }))),
-        ("ak_public", begin(Some(TpmHello { ak_public: vec![0; 32], ..hello.clone() }))),
-        ("ak_public", begin(Some(TpmHello { ak_public: vec![0; 4_096], ..hello.clone() }))),
+        ("hello", begin(Some(TpmHello { ek_certificate: vec![0x30; 64], ..hello.clone() }))),
+        ("hello", begin(Some(TpmHello { ek_certificate: tampered(&hello.ek_certificate), ..hello.clone() }))),
+        ("hello", begin(Some(TpmHello { ak_public: vec![0; 32], ..hello.clone() }))),
+        ("hello", begin(Some(TpmHello { ak_public: vec![0; 4_096], ..hello.clone() }))),
     ];
     for (field, request) in cases {
         let refusal =
