@@ -185,7 +185,8 @@ impl Case {
         let verdict = tools::ask(&mut command)?;
         let name = self.leaf.display().to_string();
         let status = verdict.text.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix(": "));
-    XX
+        let status = status.filter(|_| verdict.text.contains("Response verify OK"));
+        Ok(status.map(str::trim).filter(|status| ["good", "revoked", "unknown"].contains(status)).map(str::to_owned))
     }
 
     /// What OCSP says of this certificate, after the response was judged.
