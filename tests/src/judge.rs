@@ -7,6 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -130,39 +131,65 @@ impl Case {
         Ok(path)
     }
 
-    fn ocsp(&self) -> Result<Command> {
-        let mut command = Command::new("openssl");
-        command.args(["ocsp", "-issuer"]).arg(self.issuer()?).arg("-cert").arg(&self.leaf);
-        Ok(command)
-    }
-
     /// Makes an OCSP request in `request.der` of this folder, with a nonce or without.
     ///
     /// # Errors
     /// Of OpenSSL.
     pub fn ocsp_request(&self, nonce: bool) -> Result<Vec<u8>> {
+        self.ocsp_request_for(&["-cert".as_ref(), self.leaf.as_os_str()], nonce)
+    }
+
+    /// As [`Self::ocsp_request`] for any serial number.
+    ///
+    /// # Errors
+    /// Of OpenSSL.
+    pub fn ocsp_request_of(&self, serial: &str) -> Result<Vec<u8>> {
+        self.ocsp_request_for(&["-serial".as_ref(), serial.as_ref()], true)
+    }
+
+    fn ocsp_request_for(&self, what: &[&OsStr], nonce: bool) -> Result<Vec<u8>> {
         let path = self.path("request.der");
-        let mut command = self.ocsp()?;
+        let mut command = Command::new("openssl");
+        command.args(["ocsp", "-issuer"]).arg(self.issuer()?).args(what);
         tools::run(command.arg(if nonce { "-nonce" } else { "-no_nonce" }).arg("-reqout").arg(&path))?;
         Ok(fs::read(path)?)
     }
 
-    /// Judges an OCSP response (in `response.der` of this folder) to the request made last: signature, responder, nonce.
+    /// Judges an OCSP response by the request made last: signature, responder, nonce. The text has the whole response.
     ///
     /// # Errors
     /// It cannot be run.
     pub fn ocsp_judge(&self, response: &[u8]) -> Result<Verdict> {
         let path = self.path("response.der");
         fs::write(&path, response)?;
-        let mut command = self.ocsp()?;
-        command.arg("-reqin").arg(self.path("request.der")).arg("-respin").arg(path);
-        command.arg("-CAfile").arg(&self.root).arg("-verify_other").arg(&self.chain);
+        let mut command = Command::new("openssl");
+        // With -cert OpenSSL would make a request of its own and not look at the one given; without -no_nonce it
+        // would put another nonce into that.
+        command.args(["ocsp", "-no_nonce", "-resp_text", "-reqin"]).arg(self.path("request.der"));
+        command.arg("-respin").arg(path).arg("-CAfile").arg(&self.root).arg("-verify_other").arg(&self.chain);
         let mut verdict = tools::ask(&mut command)?;
         verdict.accepted &= verdict.text.contains("Response verify OK") && !verdict.text.contains("WARNING");
         Ok(verdict)
     }
 
-    /// What OCSP says: `good`, `revoked` or `unknown`, after the response was verified.
+    /// What a response says of this certificate, if anything: `good`, `revoked` or `unknown`.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn ocsp_says(&self, response: &[u8]) -> Result<Option<String>> {
+        let path = self.path("response.der");
+        fs::write(&path, response)?;
+        let mut command = Command::new("openssl");
+        command.args(["ocsp", "-no_nonce", "-issuer"]).arg(self.issuer()?).arg("-cert").arg(&self.leaf);
+        command.arg("-respin").arg(path).arg("-CAfile").arg(&self.root).arg("-verify_other").arg(&self.chain);
+        let verdict = tools::ask(&mut command)?;
+        let name = self.leaf.display().to_string();
+        let status = verdict.text.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix(": "));
+        let status = status.filter(|_| verdict.text.contains("Response verify OK"));
+        Ok(status.map(str::trim).filter(|status| ["good", "revoked", "unknown"].contains(status)).map(str::to_owned))
+    }
+
+    /// What OCSP says of this certificate, after the response was judged.
     ///
     /// # Errors
     /// No response, or one that OpenSSL refuses.
@@ -173,9 +200,7 @@ impl Case {
         ensure!(answer.status == 200, "OCSP: HTTP status {}", answer.status);
         let verdict = self.ocsp_judge(&answer.body)?;
         ensure!(verdict.accepted, "OCSP response refused:\n{}", verdict.text);
-        let name = self.leaf.display().to_string();
-        let line = verdict.text.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix(": "));
-        Ok(line.context("no status in the response")?.trim().to_owned())
+        self.ocsp_says(&answer.body)?.context("no status in the response")
     }
 }
 

@@ -2,7 +2,7 @@
 //! must be true after whatever befell the service.
 
 use crate::{
-    api::{Api, Credential, issued, station_request},
+    api::{Api, Credential, issued, refused, station_request},
     ca::Ca,
     device::DeviceKey,
 };
@@ -200,7 +200,8 @@ impl History {
         Ok(())
     }
 
-    /// Asks again for a few that were acknowledged long ago: the same certificates come back.
+    /// Asks again for a few that were acknowledged long ago: the same certificates come back, or the refusal to give
+    /// a revoked one.
     ///
     /// # Errors
     /// They do not.
@@ -209,11 +210,16 @@ impl History {
             let record = self.record();
             let step = (record.acknowledged.len() / count.max(1)).max(1);
             let every = record.acknowledged.values().step_by(step);
-            every.map(|a| (a.asked.clone(), a.certificate.der.clone())).collect()
+            every.map(|a| (a.asked.clone(), a.certificate.der.clone(), a.revoked)).collect()
         };
-        for (asked, der) in sample {
+        for (asked, der, revoked) in sample {
             let held = stations.get(asked.station).context("fewer stations than before")?;
-            let certificate = enroll(&mut ca.holder(held).await?, &asked.request).await?;
+            let again = enroll(&mut ca.holder(held).await?, &asked.request).await;
+            if revoked && again.is_err() {
+                ensure!(refused(again)?.reason == "REVOKED", "a revoked one is refused for another reason");
+                continue;
+            }
+            let certificate = again?;
             ensure!(certificate.der == der, "{}: another certificate for the same key", certificate.device_id);
         }
         Ok(())
