@@ -126,6 +126,10 @@ pub fn authorise(
     {
         return Err(Refusal::OtherAnchor);
     }
+    // What was bound to hardware once does not come loose: a software key would inherit the device's standing.
+    if current.anchor.is_some() && shown.is_none() {
+        return Err(Refusal::AttestationRequired);
+    }
     let facts = match current.holder {
         Holder::Device { id, facts } => facts_for_names(&request.tenant, id, facts),
         Holder::Principal(id) => Facts { principal_id: Some(id.clone()), ..Facts::of_tenant(request.tenant.clone()) },

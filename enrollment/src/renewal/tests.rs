@@ -39,9 +39,14 @@ impl Case {
             holder: &self.holder,
             profile: &self.profile,
             revoked: false,
-            anchor: Some([9; 32]),
+            anchor: None,
             csr: None,
         }
+    }
+
+    /// The device was attested when it enrolled.
+    fn bound(&self) -> Current<'_> {
+        Current { anchor: Some([9; 32]), ..self.current() }
     }
 
     fn request<'a>(&'a self, csr: &'a CertificationRequest) -> RenewalRequest<'a> {
@@ -56,7 +61,15 @@ fn the_holder_gets_its_own_names_for_a_new_key() {
     let done = authorise(&profile(|_| ()), &case.current(), &case.request(&new), None).unwrap();
     assert_eq!(done.names.subject(&profile(|_| ())).unwrap().der(), case.certificate.subject_der());
     assert_eq!(done.requester, "device:tpm-1");
-    assert_eq!(done.anchor, Some([9; 32]));
+    assert_eq!(done.anchor, None);
+}
+
+#[test]
+fn an_attested_device_does_not_fall_back_to_a_key_without_evidence() {
+    let case = case();
+    let new = csr(&[]);
+    let refused = authorise(&profile(|_| ()), &case.bound(), &case.request(&new), None);
+    assert_eq!(refused, Err(Refusal::AttestationRequired));
 }
 
 #[test]
@@ -94,19 +107,19 @@ fn a_profile_that_demands_evidence_demands_it_again_and_of_the_same_tpm() {
     let case = case();
     let new = csr(&[]);
     let p = profile(|s| s.attestation = AttestationPolicy::Required);
-    assert_eq!(authorise(&p, &case.current(), &case.request(&new), None), Err(Refusal::AttestationRequired));
+    assert_eq!(authorise(&p, &case.bound(), &case.request(&new), None), Err(Refusal::AttestationRequired));
     let own = result_for(new.public_key(), [9; 32]);
     let verdict = appraise(&own);
     let r = RenewalRequest { attestation: Some(&own), ..case.request(&new) };
-    assert!(authorise(&p, &case.current(), &r, Some(&verdict)).is_ok());
+    assert!(authorise(&p, &case.bound(), &r, Some(&verdict)).is_ok());
     let foreign = result_for(new.public_key(), [8; 32]);
     for p in [&p, &profile(|_| ())] {
         let r = RenewalRequest { attestation: Some(&foreign), ..case.request(&new) };
-        assert_eq!(authorise(p, &case.current(), &r, Some(&verdict)), Err(Refusal::OtherAnchor));
+        assert_eq!(authorise(p, &case.bound(), &r, Some(&verdict)), Err(Refusal::OtherAnchor));
     }
     let other_key = result_for(case.certificate.public_key(), [9; 32]);
     let r = RenewalRequest { attestation: Some(&other_key), ..case.request(&new) };
-    assert_eq!(authorise(&p, &case.current(), &r, Some(&verdict)), Err(Refusal::KeyNotAttested));
+    assert_eq!(authorise(&p, &case.bound(), &r, Some(&verdict)), Err(Refusal::KeyNotAttested));
     // A device that was never attested is bound to the first TPM that it shows.
     let c = Current { anchor: None, ..case.current() };
     let r = RenewalRequest { attestation: Some(&own), ..case.request(&new) };

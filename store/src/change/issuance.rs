@@ -156,11 +156,13 @@ fn holder_of(holder: &Holder) -> (u32, &str) {
 impl Intend {
     fn check_device(&self, view: &View<'_>, id: &str, now: UnixTime) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
+        // A device that is bound to hardware is not given a certificate without it, whoever asks.
+        let bound: Option<DeviceRow> = view.row(&key::device(tenant, id))?;
+        let shown = self.anchor_sha256.as_ref().map_or(&[][..], |anchor| anchor);
+        if bound.is_some_and(|row| !row.anchor_sha256.is_empty() && row.anchor_sha256 != shown) {
+            return Err(StoreError::DeviceConflict(DeviceConflict::OtherAnchor));
+        }
         if let Some(anchor) = &self.anchor_sha256 {
-            let bound: Option<DeviceRow> = view.row(&key::device(tenant, id))?;
-            if bound.is_some_and(|row| !row.anchor_sha256.is_empty() && row.anchor_sha256 != anchor) {
-                return Err(StoreError::DeviceConflict(DeviceConflict::OtherAnchor));
-            }
             let owner = view.get(&key::anchor(tenant, anchor))?;
             if owner.is_some_and(|owner| owner != id.as_bytes()) {
                 return Err(StoreError::DeviceConflict(DeviceConflict::AnchorInUse));
