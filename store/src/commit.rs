@@ -145,9 +145,15 @@ impl Writer {
         self.shared.index.let_go();
         match recovery::open(self.journal.store(), &mut |_| ()) {
             Ok((recovered, _, index, state)) if recovered.link.sequence == self.journal.link().sequence => {
-                tracing::warn!(?state, "the index is in order again");
+                let marked = index.set_clean(false);
                 self.shared.index.adopt(index);
-                self.shared.healed();
+                match marked {
+                    Ok(()) => {
+                        tracing::warn!(?state, "the index is in order again");
+                        self.shared.healed();
+                    }
+                    Err(error) => tracing::error!(%error, "the index cannot be used yet"),
+                }
             }
             Ok(_) => {
                 tracing::error!("the journal is not where it was left");

@@ -3,9 +3,10 @@
 use crate::{
     change::Change,
     commit::{Job, Message, Waiting, Writer},
-    error::{OpenError, StoreError},
+    error::{OpenError, Place, StoreError},
     index::{Index, key},
     journal::{
+        mark,
         reader::Link,
         segment::{Files, at, directory},
         writer::Journal,
@@ -144,7 +145,15 @@ impl Store {
             return Err(OpenError::Missing(dir.to_owned()));
         }
         let lock = recovery::lock(dir)?;
-        if options.create && is_unused(dir).map_err(at(dir))? {
+        if options.create && !has_segments(dir).map_err(at(&directory(dir)))? {
+            let mark = mark::path(dir);
+            if std::fs::metadata(&mark).is_ok_and(|m| m.len() > 0) {
+                // A new journal would hide that the old one is lost.
+                return Err(OpenError::Damaged {
+                    place: Place { segment: directory(dir), offset: 0, sequence: 1 },
+                    what: format!("all its files are missing, although {} knows them", mark.display()),
+                });
+            }
             recovery::create(dir)?;
         }
         let (recovered, files, index, state) = recovery::open(dir, &mut |_| ())?;
@@ -265,15 +274,14 @@ impl Store {
     }
 }
 
-/// Whether a directory holds no journal at all, so that one may be made.
-fn is_unused(dir: &Path) -> io::Result<bool> {
+/// Whether a directory holds a journal.
+fn has_segments(dir: &Path) -> io::Result<bool> {
     for entry in directory(dir).read_dir()? {
         if entry?.path().extension().is_some_and(|e| e == "swj") {
-            return Ok(false);
+            return Ok(true);
         }
     }
-    // A mark without a journal: its files were lost, and a new journal would hide that.
-    Ok(!crate::journal::mark::path(dir).exists() || std::fs::metadata(crate::journal::mark::path(dir))?.len() == 0)
+    Ok(false)
 }
 
 fn start(shared: Arc<Shared>, journal: Journal, lock: File) -> io::Result<Inner> {

@@ -93,7 +93,7 @@ fn a_journal_cut_short_is_refused() {
     fs::remove_file(segments(dir.path()).remove(0)).unwrap();
     let create = OpenOptions { create: true, ..OpenOptions::default() };
     let refused = Store::open(dir.path(), create).unwrap_err();
-    assert!(matches!(refused, OpenError::Missing(_)), "a lost journal is not replaced by an empty one: {refused}");
+    assert!(matches!(refused, OpenError::Damaged { .. }), "a lost journal is not replaced by an empty one: {refused}");
 }
 
 /// A store whose last change was written but whose mark is the one before it, as when the machine stopped between the
