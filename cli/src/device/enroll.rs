@@ -1,9 +1,10 @@
 //! `sealwright device enroll`
 
 use super::{
-    directory::{Directory, Identity, Record, RequestKind},
+    directory::Directory,
     exchange::{Connect, Means, can_attest, confirm, submit},
     key::DeviceKey,
+    record::{Identity, Record, RequestKind},
     status::report,
     tpm::{TpmAddress, TpmError},
 };

@@ -1,8 +1,9 @@
 //! What the device says to the server, and what it does with the answer.
 
 use super::{
-    directory::{Directory, Installed, PendingRequest, RequestKind, random_key},
+    directory::{Directory, random_key},
     key::DeviceKey,
+    record::{Installed, PendingRequest, RequestKind},
     tpm::{TpmAddress, TpmError, attestation::Attestation},
 };
 use crate::{

@@ -247,10 +247,8 @@ impl Stage {
     }
 
     async fn connect(&self, target: &Target) -> anyhow::Result<Channel> {
-        assert_eq!(
-            target.trust.iter().map(|c| c.to_vec()).collect::<Vec<_>>(),
-            [self.fake.authority.certificate.clone()]
-        );
+        let trusted: Vec<&[u8]> = target.trust.iter().map(|root| root.as_ref()).collect();
+        assert_eq!(trusted, [self.fake.authority.certificate.as_slice()]);
         let peer = target.identity.as_ref().map(|identity| identity.cert[0].to_vec());
         self.fake.state().peers.push(peer);
         Ok(Endpoint::from_shared(format!("http://{}", self.address))?.connect().await?)
@@ -409,6 +407,7 @@ async fn a_refusal_ends_the_request_and_another_may_be_made() {
     stage.moods(&[Mood::Refuse(Code::InvalidArgument)]);
     let refused = stage.enroll(&["--token", "t", "--profile", "unknown"]).await.unwrap_err();
     assert_eq!(code(&refused), Some(Code::InvalidArgument));
+    assert!(!stage.path().join("key.next.pem").exists());
     stage.enroll(&TOKEN).await.unwrap();
     stage.assert_settled();
     let state = stage.fake.state();

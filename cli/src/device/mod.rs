@@ -8,6 +8,7 @@ mod enroll;
 mod exchange;
 mod key;
 mod octets;
+mod record;
 mod renew;
 mod status;
 pub mod tpm;

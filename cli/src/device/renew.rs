@@ -1,9 +1,10 @@
 //! `sealwright device renew`
 
 use super::{
-    directory::{Directory, RequestKind},
+    directory::Directory,
     exchange::{Connect, Means, confirm, submit},
     key::DeviceKey,
+    record::RequestKind,
     status::{is_due, now, report},
     tpm::TpmAddress,
 };

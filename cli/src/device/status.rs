@@ -1,7 +1,6 @@
 //! `sealwright device status`
 
-use super::directory::{Directory, RequestKind};
-use super::key::KeyKind;
+use super::{directory::Directory, key::KeyKind, record::RequestKind};
 use crate::output::{OutputArgs, fields};
 use ca_core::{certificate::Certificate, time::UnixTime};
 use serde_json::json;

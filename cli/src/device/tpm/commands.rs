@@ -135,7 +135,8 @@ impl Tpm {
         };
         // TPMS_NV_PUBLIC: index, nameAlg, attributes, policy, size.
         let mut public = Reader::new(Reader::new(&answer).sized()?);
-        (public.u32()?, public.u16()?);
+        public.u32()?;
+        public.u16()?;
         let attributes = public.u32()?;
         public.sized()?;
         let size = public.u16()?;
@@ -225,7 +226,8 @@ impl Tpm {
         let body = Writer::new().u32(CAP_HANDLES).u32(first).u32(64).finish();
         let answer = self.plain(("TPM2_GetCapability", 0x17a), &body)?;
         let mut answer = Reader::new(&answer);
-        (answer.u8()?, answer.u32()?);
+        answer.u8()?;
+        answer.u32()?;
         let count = answer.u32()?;
         let handles: Result<Vec<u32>, _> = (0..count).map(|_| answer.u32()).collect();
         Ok(handles?.into_iter().filter(|handle| handle >> 24 == first >> 24).collect())
@@ -301,7 +303,8 @@ impl Tpm {
         for attempt in 1.. {
             let answer = Zeroizing::new(self.0.exchange(&command)?);
             let mut reader = Reader::new(&answer);
-            (reader.u16()?, reader.u32()?);
+            reader.u16()?;
+            reader.u32()?;
             match reader.u32()? {
                 0 => return Ok(reader.rest().to_vec()),
                 code if RETRY.contains(&code) && attempt < ATTEMPTS => thread::sleep(PAUSE),
