@@ -1,13 +1,13 @@
 //! What a person reads when a command fails: one sentence what happened, one what to do, and the exit code.
 
 use crate::terminal;
+use rustls::AlertDescription;
 use std::{
     error::Error,
     fmt,
     io::{self, Write},
     process::ExitCode,
 };
-use tokio_rustls::rustls::{self, AlertDescription};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
