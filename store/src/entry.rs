@@ -1,5 +1,7 @@
 //! What the store gives back: the facts of the journal, put together for one object.
 
+pub use ca_core::issuer::IssuerState;
+
 use ca_core::{
     id::{DeviceId, IdempotencyKey, IssuerId, PrincipalId, ProfileName, TenantId},
     key::SignatureAlgorithm,
@@ -270,20 +272,7 @@ pub struct TokenDevice {
     pub serial_number: String,
 }
 
-/// An issuer's place in its life. The numbers are those of the wire contract and of the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IssuerState {
-    /// Made, not issuing yet.
-    Staged = 1,
-    /// Issues.
-    Active = 2,
-    /// Issues no certificates; still signs CRLs and OCSP responses.
-    Draining = 3,
-    /// At its end.
-    Retired = 4,
-}
-
-/// Where an issuer's products are published.
+/// Where an issuer's products are published, as they were recorded: a root may have none of them.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct IssuerUrls {
     /// The CRL.

@@ -38,6 +38,14 @@ pub fn algorithm_number(algorithm: SignatureAlgorithm) -> u32 {
     ALGORITHMS.iter().find(|(_, a)| *a == algorithm).map_or(0, |(number, _)| *number)
 }
 
+const STATES: [(u32, IssuerState); 4] =
+    [(1, IssuerState::Staged), (2, IssuerState::Active), (3, IssuerState::Draining), (4, IssuerState::Retired)];
+
+/// The journal's number of an issuer's state; it rises with the issuer's life.
+pub fn state_number(state: IssuerState) -> u32 {
+    STATES.iter().find(|(_, s)| *s == state).map_or(0, |(number, _)| *number)
+}
+
 /// A field of a record whose hash was right, but whose content this program does not take: the record of another
 /// program, or a damaged index that leads to the wrong record.
 struct Field<'a>(&'a View<'a>, u64);
@@ -308,7 +316,7 @@ impl View<'_> {
             ocsp_certificate,
             ocsp_key_id,
             urls: IssuerUrls { crl: e.crl_url, ocsp: e.ocsp_url, ca_issuers: e.ca_issuers_url },
-            state: IssuerState::from_number(row.state).ok_or_else(|| f.wrong())?,
+            state: STATES.iter().find(|(n, _)| *n == row.state).map(|(_, s)| *s).ok_or_else(|| f.wrong())?,
             added_at: time(located.record.time),
             sequence: located.record.sequence,
         }))
@@ -369,12 +377,5 @@ impl View<'_> {
     /// The revocation of a certificate as a CRL has it.
     pub(crate) fn revoked_row(&self, issuer: &str, serial: &[u8]) -> Result<Option<RevokedRow>, StoreError> {
         self.row(&key::revoked(issuer, serial))
-    }
-}
-
-impl IssuerState {
-    /// From the journal's number.
-    pub(crate) fn from_number(number: u32) -> Option<Self> {
-        [Self::Staged, Self::Active, Self::Draining, Self::Retired].into_iter().find(|s| *s as u32 == number)
     }
 }

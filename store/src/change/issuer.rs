@@ -6,6 +6,7 @@ use crate::{
     error::StoreError,
     event::{IssuerAdded, IssuerStateSet, OcspResponderSet, ServerIdentitySet},
     index::{key, row::IssuerRow},
+    read::state_number,
     view::View,
 };
 use ca_core::{
@@ -96,7 +97,7 @@ impl Decide for AddIssuer {
             crl_url: self.urls.crl.clone(),
             ocsp_url: self.urls.ocsp.clone(),
             ca_issuers_url: self.urls.ca_issuers.clone(),
-            state: self.state as u32,
+            state: state_number(self.state),
         };
         Ok(Decided { tenant: self.tenant.as_str().to_owned(), events: vec![event.into()] })
     }
@@ -133,7 +134,7 @@ impl Change for SetIssuerState {
 impl Decide for SetIssuerState {
     fn decide(&self, view: &View<'_>, _: UnixTime) -> Result<Decided, StoreError> {
         let row = row(view, &self.issuer)?;
-        let state = self.state as u32;
+        let state = state_number(self.state);
         if state < row.state {
             return Err(StoreError::NotRising("an issuer's state"));
         }
