@@ -209,11 +209,7 @@ impl Ca {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn commit<C: Change>(&self, change: C) -> Result<C::Outcome, StoreError>
-    where
-        C: Send + 'static,
-        C::Outcome: Send + 'static,
-    {
+    pub async fn commit<C: Change>(&self, change: C) -> Result<C::Outcome, StoreError> {
         let (done, outcome) = oneshot::channel();
         self.store.submit(change, self.clock.stamp(&self.store), move |result| {
             let _ = done.send(result);

@@ -79,8 +79,11 @@ fn describe() {
 pub struct Telemetry {
     ca: Arc<Ca>,
     metrics: Option<PrometheusHandle>,
-    probe: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
+    probe: Arc<Mutex<Option<Probe>>>,
 }
+
+/// The outcome of the last readiness probe, and when it was.
+type Probe = (Instant, Result<(), String>);
 
 impl Telemetry {
     /// Starts the recorder, once a process.

@@ -262,7 +262,7 @@ Issuer           {issuer}
 For scripts      {dir}/dev.json
 
 Try, in another terminal:
-  sealwright device enroll --dir my-device --server {grpc} --trust {trust} --token {token}
+  sealwright device enroll --dir my-device --server {grpc} --trust {trust} --serial-number SN-0001 --token {token}
   sealwright list certificates --dev {dir}
   sealwright revoke SERIAL --reason key-compromise --dev {dir} --yes
   curl -s {http}/crl/{issuer}.crl | openssl crl -inform DER -noout -text
