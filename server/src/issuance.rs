@@ -191,7 +191,7 @@ async fn sign_and_record(
 /// The request was seen before: the same certificate, or its intent taken to its end.
 ///
 /// # Errors
-/// When the certificate has been revoked or its intent closed; as [`issue`] for an open one.
+/// When the certificate has been revoked or its intent closed; as [`issue()`] for an open one.
 pub async fn replay(ca: &Ca, entry: CertificateEntry) -> Result<Issued, Failure> {
     metrics::counter!("sealwright_replayed_total").increment(1);
     match entry.state() {
@@ -213,7 +213,7 @@ pub async fn replay(ca: &Ca, entry: CertificateEntry) -> Result<Issued, Failure>
 /// Takes an open intent to its end with the very bytes that were recorded.
 ///
 /// # Errors
-/// As [`issue`].
+/// As [`issue()`].
 pub async fn finish_open(ca: &Ca, entry: &CertificateEntry) -> Result<CertificateEntry, Failure> {
     let issuer = ca.issuer_by_id(&entry.issuer).ok_or_else(|| Failure::not_found("issuer"))?;
     let prepared = PreparedCertificate::recover(entry.tbs.clone(), &issuer.issuer).map_err(Failure::from)?;
