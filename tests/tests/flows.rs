@@ -81,6 +81,36 @@ async fn a_lost_answer_is_asked_for_again_even_after_a_restart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_request_on_sixteen_connections_gives_one_certificate() -> Result<()> {
+    let ca = Ca::start()?;
+    let request = station_request(&DeviceKey::new()?, "SN-1")?;
+    let mut senders = Vec::new();
+    for _ in 0..16 {
+        let (mut api, request) = (ca.role("station").await?, request.clone());
+        senders.push(tokio::spawn(async move {
+            // IN_PROGRESS asks to come again.
+            for _ in 0..100 {
+                match api.enrollment.enroll(request.clone()).await {
+                    Err(status) if status.code() == Code::Unavailable => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    other => return other,
+                }
+            }
+            Err(tonic::Status::deadline_exceeded("a hundred tries"))
+        }));
+    }
+    let mut given = HashSet::new();
+    for sender in senders {
+        given.insert(issued(&sender.await??.into_inner())?.der);
+    }
+    assert_eq!(given.len(), 1);
+    let all = ca.role("auditor").await?.all_certificates().await?;
+    assert_eq!(all.iter().filter(|c| c.device_id == "SN-1").count(), 1);
+    ca.finish()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_gives_one_certificate_to_sixteen_racers() -> Result<()> {
     let ca = Ca::start()?;
     let token = ca.role("operator").await?.token(None).await?;
