@@ -142,6 +142,8 @@ impl From<store::StoreError> for Failure {
             E::WrongState(_) => Self::new(Code::FailedPrecondition, "WRONG_STATE", message),
             E::OtherHolder => Self::denied("OTHER_HOLDER", message),
             E::PrincipalDisabled => Self::denied("PRINCIPAL_DISABLED", message),
+            E::ServiceCertificate => Self::denied("SERVICE_CERTIFICATE", message).at("ref"),
+            E::ReservedName => Self::field("principal_id", "RESERVED_NAME", message),
             E::LastAdmin => Self::new(Code::FailedPrecondition, "LAST_ADMIN", message),
             E::TooLarge { field, .. } => Self::field(field, "TOO_LARGE", message),
             E::Busy { .. } => Self::new(Code::ResourceExhausted, "BUSY", message),

@@ -14,14 +14,15 @@ use crate::{
         writer::{Failure, Journal},
     },
     recovery,
-    store::Shared,
+    store::{RevocationHook, Shared},
     view::{Batch, View},
 };
-use ca_core::time::UnixTime;
+use ca_core::{id::IssuerId, time::UnixTime};
 use std::{
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
@@ -100,6 +101,8 @@ pub struct Writer {
     pub shared: Arc<Shared>,
     pub journal: Journal,
     pub queue: Receiver<Message>,
+    /// Issuers whose revocations are durable and not in the index yet.
+    pub untold: BTreeSet<String>,
 }
 
 impl Writer {
@@ -151,6 +154,7 @@ impl Writer {
                     Ok(()) => {
                         tracing::warn!(?state, "the index is in order again");
                         self.shared.healed();
+                        self.tell_revocations();
                     }
                     Err(error) => tracing::error!(%error, "the index cannot be used yet"),
                 }
@@ -232,7 +236,12 @@ impl Writer {
             job.read_outcome(&self.view(batch), replayed)
         };
         let result = add();
-        if result.is_err() {
+        if result.is_ok() {
+            batch.revoked.extend(events.iter().filter_map(|event| match event {
+                Event::CertificateRevoked(revoked) => Some(revoked.issuer.clone()),
+                _ => None,
+            }));
+        } else {
             batch.bytes.truncate(before.0);
             batch.link = before.1;
             for rows in undo.into_iter().rev() {
@@ -301,12 +310,28 @@ impl Writer {
         })?;
         // From here on the batch has happened, whatever becomes of the index.
         let applied = self.shared.index.apply(&batch.rows, &batch.link, self.journal.store_id());
-        if let Err(error) = applied {
-            tracing::error!(%error, "the index failed and is opened again");
-            self.shared.fail(error);
-        }
         self.shared.kept(&batch.link, batch.bytes.len(), count, took);
+        self.untold.extend(batch.revoked.iter().cloned());
+        match applied {
+            Ok(()) => self.tell_revocations(),
+            Err(error) => {
+                tracing::error!(%error, "the index failed and is opened again");
+                self.shared.fail(error);
+            }
+        }
         Ok(())
+    }
+
+    /// Tells who waits for revocations, once readers can see them.
+    fn tell_revocations(&mut self) {
+        let issuers = std::mem::take(&mut self.untold);
+        let hook = self.shared.on_revocation.read().unwrap_or_else(PoisonError::into_inner);
+        let RevocationHook::Set(tell) = &*hook else { return };
+        for issuer in issuers.into_iter().filter_map(|issuer| IssuerId::new(issuer).ok()) {
+            if catch_unwind(AssertUnwindSafe(|| tell(&issuer))).is_err() {
+                tracing::error!("the hook for revocations panicked");
+            }
+        }
     }
 }
 

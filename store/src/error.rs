@@ -61,6 +61,12 @@ pub enum StoreError {
     /// The principal is disabled.
     #[error("the principal is disabled")]
     PrincipalDisabled,
+    /// A certificate of the service itself (its holder has the role [`crate::ROLE_SERVICE`]).
+    #[error("this is a certificate of the service itself; it is not revoked here")]
+    ServiceCertificate,
+    /// The name is kept for the service itself.
+    #[error("names that begin with {} are kept for the service itself", crate::SERVICE_NAMES)]
+    ReservedName,
     /// The tenant would have no enabled admin left.
     #[error("the last admin of a tenant cannot be disabled")]
     LastAdmin,

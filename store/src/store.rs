@@ -15,8 +15,9 @@ use crate::{
     report::{OpenReport, SYNC_BUCKETS_MICROS, Statistics},
     view::View,
 };
-use ca_core::time::UnixTime;
+use ca_core::{id::IssuerId, time::UnixTime};
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::File,
     io,
@@ -75,6 +76,22 @@ pub(crate) struct Shared {
     /// Why nothing is accepted any more.
     failed: RwLock<Option<StoreError>>,
     statistics: Mutex<Statistics>,
+    pub(crate) on_revocation: RwLock<RevocationHook>,
+}
+
+/// Who is told of revocations.
+#[derive(Default)]
+pub(crate) enum RevocationHook {
+    #[default]
+    None,
+    Set(Box<dyn Fn(&IssuerId) + Send + Sync>),
+    Closed,
+}
+
+impl fmt::Debug for RevocationHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RevocationHook")
+    }
 }
 
 struct Inner {
@@ -184,6 +201,7 @@ impl Store {
             high_water: AtomicU64::new(recovered.link.time),
             failed: RwLock::new(None),
             statistics: Mutex::new(statistics),
+            on_revocation: RwLock::default(),
         });
         Ok((Self { inner: Arc::new(start(shared, journal, lock).map_err(at(dir))?) }, report))
     }
@@ -237,6 +255,20 @@ impl Store {
         told.recv().unwrap_or(Err(StoreError::Closed))
     }
 
+    /// From now on `hook` is told of every issuer whose certificates were revoked, or whose reasons rose, whatever
+    /// change did it: after the records are durable and readers see them, before the change is answered, on the
+    /// writer's thread. It must return soon and make no blocking change. Records of earlier runs are not told. Gives
+    /// false, and keeps the first, when there is a hook already. Closing drops it, so it may own a clone of the store; without
+    /// [`Store::close`] such a clone would keep the store open for ever.
+    pub fn on_revocation(&self, hook: Box<dyn Fn(&IssuerId) + Send + Sync>) -> bool {
+        let mut place = self.inner.shared.on_revocation.write().unwrap_or_else(PoisonError::into_inner);
+        let free = matches!(*place, RevocationHook::None);
+        if free {
+            *place = RevocationHook::Set(hook);
+        }
+        free
+    }
+
     /// The largest time of any durable record. A clock that is behind it runs wrong.
     pub fn high_water(&self) -> UnixTime {
         UnixTime::from_secs(self.inner.shared.high_water.load(Ordering::Acquire))
@@ -286,7 +318,7 @@ fn has_segments(dir: &Path) -> io::Result<bool> {
 
 fn start(shared: Arc<Shared>, journal: Journal, lock: File) -> io::Result<Inner> {
     let (queue, waiting) = sync_channel(QUEUE);
-    let writer = Writer { shared: shared.clone(), journal, queue: waiting };
+    let writer = Writer { shared: shared.clone(), journal, queue: waiting, untold: BTreeSet::new() };
     let stop = Arc::new((Mutex::new(false), Condvar::new()));
     let (checkpointed, stopped) = (shared.clone(), stop.clone());
     let threads = vec![
@@ -328,6 +360,9 @@ impl Inner {
             }
             let _ = handle.join();
         }
+        // The hook may own a clone of the store, which must not keep the directory.
+        let place = self.shared.on_revocation.write();
+        drop(std::mem::replace(&mut *place.unwrap_or_else(PoisonError::into_inner), RevocationHook::Closed));
         if self.shared.refusal().is_none()
             && let Err(error) = self.shared.index.set_clean(true)
         {

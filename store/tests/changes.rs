@@ -99,7 +99,11 @@ fn a_device_has_one_anchor_and_an_anchor_one_device() {
     let other_device = Intend { anchor_sha256: Some(hash(9)), ..intend(3, device("d-2")) };
     assert_eq!(store.commit(other_device, NOW), Err(StoreError::DeviceConflict(DeviceConflict::AnchorInUse)));
     assert!(enroll(&store, Intend { anchor_sha256: Some(hash(9)), ..intend(4, device("d-1")) }).is_ok());
-    assert!(enroll(&store, intend(5, device("d-1"))).is_ok());
+    // What is bound to hardware gets nothing without it.
+    assert_eq!(
+        store.commit(intend(5, device("d-1")), NOW),
+        Err(StoreError::DeviceConflict(DeviceConflict::OtherAnchor))
+    );
     let bound = Intend { anchor_sha256: Some(hash(8)), ..intend(6, device("d-1")) };
     assert_eq!(store.commit(bound, NOW), Err(StoreError::DeviceConflict(DeviceConflict::OtherAnchor)));
 }

@@ -2,7 +2,7 @@
 
 use super::{Change, Decided, answered, is_replay, limit, sealed::Decide};
 use crate::{
-    entry::{PrincipalEntry, ROLE_ADMIN, RequestOutcome, TokenDevice, TokenEntry},
+    entry::{PrincipalEntry, ROLE_ADMIN, ROLE_SERVICE, RequestOutcome, TokenDevice, TokenEntry},
     error::StoreError,
     event::{
         ANSWERED_PRINCIPAL, ANSWERED_TOKEN, CertificateRevoked, Event, HOLDER_PRINCIPAL, PrincipalDisabled,
@@ -77,7 +77,9 @@ impl Decide for DisablePrincipal {
         if is_replay(view, tenant, &self.by, key, &self.request_sha256)? {
             return Ok(Decided::default());
         }
-        let row: PrincipalRow = view.row(&key::principal(tenant, name))?.ok_or(StoreError::NotFound("principal"))?;
+        // The service's own principals are nobody that a tenant could disable.
+        let row = view.row(&key::principal(tenant, name))?.filter(|row: &PrincipalRow| row.role != ROLE_SERVICE);
+        let row = row.ok_or(StoreError::NotFound("principal"))?;
         let mut events: Vec<Event> = Vec::new();
         if row.disabled == 0 {
             if row.role == ROLE_ADMIN && !self.another_admin(view)? {

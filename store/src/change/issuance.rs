@@ -2,7 +2,7 @@
 
 use super::{Change, Decided, is_replay, limit, sealed::Decide};
 use crate::{
-    entry::{AttestationRecord, CertificateEntry, CertificateRef, Holder},
+    entry::{AttestationRecord, CertificateEntry, CertificateRef, Holder, ROLE_SERVICE, SERVICE_NAMES},
     error::{DeviceConflict, StoreError},
     event::{Attestation, CertificateRevoked, Event, HOLDER_DEVICE, HOLDER_PRINCIPAL, IntentMade, Reference},
     index::{
@@ -48,7 +48,8 @@ pub struct Intend {
     pub profile_sha256: [u8; 32],
     /// The holder.
     pub holder: Holder,
-    /// Creates the principal too; `AlreadyExists` when its name was ever used.
+    /// Creates the principal too; `AlreadyExists` when its name was ever used, `ReservedName` when the role is
+    /// [`crate::ROLE_SERVICE`] and the name does not begin with [`crate::SERVICE_NAMES`], or the other way round.
     pub new_principal: bool,
     /// What to do about a device that has a live certificate; without meaning when `replaces` is set.
     pub existing: ExistingDevice,
@@ -179,6 +180,10 @@ impl Intend {
 
     fn check_principal(&self, view: &View<'_>, id: &str, role: u32) -> Result<(), StoreError> {
         let known: Option<PrincipalRow> = view.row(&key::principal(self.tenant.as_str(), id))?;
+        // Only the service makes holders of its own certificates, and nobody else may look like one.
+        if self.new_principal && (role == ROLE_SERVICE) != id.starts_with(SERVICE_NAMES) {
+            return Err(StoreError::ReservedName);
+        }
         match (known, self.new_principal) {
             (None, true) => Ok(()),
             (Some(_), true) => Err(StoreError::AlreadyExists("principal")),

@@ -2,14 +2,15 @@
 
 use super::{Change, Decided, answered, certificate, is_replay, issuance::may_live, limit, sealed::Decide};
 use crate::{
-    entry::{CertificateEntry, RequestOutcome},
+    entry::{CertificateEntry, ROLE_SERVICE, RequestOutcome},
     error::StoreError,
     event::{
-        ANSWERED_REVOCATION, CertificateRevoked, CrlNumberReserved, CrlPublished, Event, HOLDER_DEVICE, Reference,
+        ANSWERED_REVOCATION, CertificateRevoked, CrlNumberReserved, CrlPublished, Event, HOLDER_DEVICE,
+        HOLDER_PRINCIPAL, Reference,
     },
     index::{
         key,
-        row::{CertificateRow, CrlRow, IssuerRow},
+        row::{CertificateRow, CrlRow, IssuerRow, PrincipalRow},
     },
     view::View,
 };
@@ -22,7 +23,7 @@ use ca_core::{
 /// What to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevokeTarget {
-    /// One certificate, or the intent of one.
+    /// One certificate, or the intent of one. The service's own are refused with `ServiceCertificate`.
     Certificate(IssuerId, SerialNumber),
     /// Every certificate (and open intent) of a device that is neither revoked nor expired.
     Device(DeviceId),
@@ -56,7 +57,8 @@ pub struct ReserveCrlNumber {
     pub issuer: IssuerId,
 }
 
-/// Records that a CRL was published. Its number must have been reserved and be higher than the last (`NotRising`).
+/// Records that a CRL was published. Its number must have been reserved and be higher than the last, and its content
+/// not older (`NotRising`). Its times are as the clock had them.
 #[derive(Clone, Debug)]
 pub struct PublishCrl {
     /// The issuer.
@@ -124,6 +126,7 @@ impl Revoke {
                 if row.aborted != 0 {
                     return Err(StoreError::WrongState("issued"));
                 }
+                refuse_service(view, &row)?;
                 Ok(vec![(reference, row)])
             }
             RevokeTarget::Device(device) => {
@@ -159,6 +162,18 @@ impl Revoke {
             by: self.by.clone(),
             comment: self.comment.clone(),
         }))
+    }
+}
+
+/// The service replaces its own certificates by itself; revoking its CA by a slip would end every device at once.
+fn refuse_service(view: &View<'_>, row: &CertificateRow) -> Result<(), StoreError> {
+    if row.holder_kind != HOLDER_PRINCIPAL {
+        return Ok(());
+    }
+    let holder: Option<PrincipalRow> = view.row(&key::principal(&row.tenant, &row.holder_id))?;
+    match holder {
+        Some(holder) if holder.role != ROLE_SERVICE => Ok(()),
+        _ => Err(StoreError::ServiceCertificate),
     }
 }
 
@@ -203,9 +218,10 @@ impl Decide for PublishCrl {
         if self.number <= row.published_number || self.number > row.reserved {
             return Err(StoreError::NotRising("a CRL number"));
         }
-        // An older view than the last one would lose revocations.
+        // An older view than the last one would lose revocations. Times are not compared: a clock that was wrong once
+        // must not keep later CRLs from being published.
         let last = view.crl(self.issuer.as_str())?;
-        if last.is_some_and(|crl| self.sequence < crl.sequence || self.this_update < crl.this_update) {
+        if last.is_some_and(|crl| self.sequence < crl.sequence) {
             return Err(StoreError::NotRising("a CRL's content"));
         }
         let event = CrlPublished {

@@ -140,6 +140,11 @@ pub fn revoked(issuer: &str, serial: &[u8]) -> Vec<u8> {
     Key::new(b'Z').text(issuer).octets(serial).done()
 }
 
+/// The newest record that revoked a certificate of an issuer.
+pub fn revocation_sequence(issuer: &str) -> Vec<u8> {
+    Key::new(b'z').text(issuer).done()
+}
+
 /// The value that leads to a certificate: the certificate's key without its letter.
 pub fn reference(issuer: &str, serial: &[u8]) -> Vec<u8> {
     certificate(issuer, serial).split_off(1)

@@ -3,8 +3,8 @@
 use super::{
     Rows, key,
     row::{
-        CertificateRow, CrlRow, DeviceRow, IssuerRow, KeyHolderRow, PrincipalRow, RequestRow, RevokedRow, ServerRow,
-        TokenRow,
+        CertificateRow, CrlRow, DeviceRow, IssuerRow, KeyHolderRow, PrincipalRow, RequestRow, RevocationSequenceRow,
+        RevokedRow, ServerRow, TokenRow,
     },
 };
 use crate::{
@@ -230,9 +230,18 @@ fn revoked(d: &mut Draft<'_>, e: &event::CertificateRevoked, at: At<'_>) -> Resu
         None => {
             row.revoked = at.offset;
             d.remove(key::open(row.intent_sequence));
-            RevokedRow { at: at.time, reason: e.reason, invalidity_date: e.invalidity_date, not_after: row.not_after }
+            RevokedRow {
+                at: at.time,
+                reason: e.reason,
+                invalidity_date: e.invalidity_date,
+                not_after: row.not_after,
+                unsigned: row.issued == 0,
+            }
         }
     };
+    if !entry.unsigned {
+        d.put(key::revocation_sequence(&e.issuer), &RevocationSequenceRow { sequence: at.sequence });
+    }
     d.put(key, &entry);
     d.put(key::certificate(&e.issuer, &e.serial), &row);
     Ok(())

@@ -165,4 +165,14 @@ pub struct RevokedRow {
     pub invalidity_date: Option<u64>,
     #[prost(uint64, tag = "4")]
     pub not_after: u64,
+    /// It was an open intent: there is no certificate that a CRL could list.
+    #[prost(bool, tag = "5")]
+    pub unsigned: bool,
+}
+
+/// How new an issuer's revocations are.
+#[derive(Clone, PartialEq, Message)]
+pub struct RevocationSequenceRow {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
 }
