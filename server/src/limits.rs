@@ -44,7 +44,10 @@ pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const COMMENT: usize = 256;
 /// How far the clock may run behind the newest record before issuing stops: what NTP corrects without a step.
 pub const CLOCK_BEHIND: Duration = Duration::from_secs(300);
-/// How far the wall clock may run ahead of the monotonic clock within one process.
-pub const CLOCK_AHEAD: Duration = Duration::from_secs(24 * 3600);
+/// How far the wall clock may leave the machine's own count of seconds within one run. NTP slews; it steps at boot.
+pub const CLOCK_DRIFT: Duration = Duration::from_secs(900);
+/// How long a service may have been stopped before the operator is asked whether the clock is right: a plant's longest
+/// shutdown.
+pub const CLOCK_GAP: Duration = Duration::from_secs(60 * 86_400);
 /// An intent that is older is closed without a certificate: nobody waits for it any more.
 pub const INTENT_AGE: Duration = Duration::from_secs(24 * 3600);
