@@ -1,6 +1,6 @@
 //! The plain HTTP listener: CRLs, OCSP, issuer certificates. It must not be TLS (RFC 5280 8: a loop).
 
-use crate::{ca::Ca, limits, ocsp, ocsp::OcspService, telemetry::Telemetry};
+use crate::{ca::Ca, identity::PeerAddress, limits, ocsp, ocsp::OcspService, telemetry::Telemetry};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -20,7 +20,7 @@ pub struct StatusHttp {
     pub ca: Arc<Ca>,
     /// The OCSP responder.
     pub ocsp: Arc<OcspService>,
-    /// Metrics and readiness, when they have no listener of their own.
+    /// Metrics and readiness, when they have no listener of their own: for loopback peers alone.
     pub telemetry: Option<Telemetry>,
 }
 
@@ -44,10 +44,18 @@ async fn dispatch(State(state): State<StatusHttp>, request: Request) -> Response
     if let Some(name) = path.strip_prefix("/issuer/").and_then(|n| n.strip_suffix(".cer")) {
         return issuer(&state, name, request.headers());
     }
-    match (&state.telemetry, path.as_str()) {
-        (Some(telemetry), path) => telemetry.answer(path).await,
-        (None, _) => not_found(),
+    match &state.telemetry {
+        Some(telemetry) if is_of_this_machine(&request) => telemetry.answer(&path).await,
+        _ => not_found(),
     }
+}
+
+/// Metrics and readiness are for the operator. What a proxy on this machine forwards comes from elsewhere.
+fn is_of_this_machine(request: &Request) -> bool {
+    let address = request.extensions().get::<PeerAddress>().and_then(|peer| peer.0);
+    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    address.is_some_and(|address| address.to_canonical().is_loopback())
+        && !forwarded.iter().any(|name| request.headers().contains_key(*name))
 }
 
 fn not_found() -> Response {
@@ -106,11 +114,11 @@ fn issuer(state: &StatusHttp, name: &str, asked: &HeaderMap) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/pkix-cert"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
-    tagged(headers, &hex::encode(certificate.sha256()), asked, || certificate.der().to_vec())
+    tagged(headers, &hex::encode(certificate.sha256()), asked, || Bytes::copy_from_slice(certificate.der()))
 }
 
 /// The body, or 304 when the asker has it (RFC 9110 13.1.2).
-fn tagged(mut headers: HeaderMap, sha256: &str, asked: &HeaderMap, body: impl FnOnce() -> Vec<u8>) -> Response {
+fn tagged(mut headers: HeaderMap, sha256: &str, asked: &HeaderMap, body: impl FnOnce() -> Bytes) -> Response {
     let tag = format!("\"{}\"", sha256.get(..32).unwrap_or(sha256));
     let known = asked.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let fresh = known.is_some_and(|v| v.split(',').any(|t| t.trim() == tag || t.trim() == "*"));
@@ -155,5 +163,19 @@ mod tests {
     fn dates_are_imf_fixdates() {
         let text = http_date(UnixTime::from_secs(784_111_777));
         assert_eq!(text.as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+    }
+
+    #[test]
+    fn only_this_machine_sees_telemetry() {
+        let asked = |address: &str, forwarded: bool| {
+            let mut request = Request::new(Body::empty());
+            request.extensions_mut().insert(PeerAddress(address.parse().ok()));
+            if forwarded {
+                request.headers_mut().insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+            }
+            is_of_this_machine(&request)
+        };
+        assert!(asked("127.0.0.1", false) && asked("::1", false) && asked("::ffff:127.0.0.1", false));
+        assert!(!asked("127.0.0.1", true) && !asked("192.0.2.1", false) && !asked("nobody", false));
     }
 }

@@ -16,6 +16,8 @@ pub mod identity;
 pub mod inventory;
 pub mod issuance;
 pub mod limits;
+pub mod listen;
+pub mod malformed;
 pub mod ocsp;
 pub mod principals;
 pub mod publish;

@@ -9,13 +9,15 @@ use crate::{
     identity::Gate,
     inventory::Inventory,
     issuance, limits,
+    listen::{self, Bounds, Counted, Door},
+    malformed::Malformed,
     ocsp::OcspService,
     principals::Principals,
     publish,
     revoke::Revoker,
     service_certificates,
     telemetry::Telemetry,
-    tls::{self, ServerTls},
+    tls::{self, Doors, ServerTls},
 };
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
@@ -26,13 +28,15 @@ use proto::v1::{
     certificate_service_server::CertificateServiceServer, enrollment_service_server::EnrollmentServiceServer,
     revocation_service_server::RevocationServiceServer,
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-use store::{OpenOptions, OpenReport, Store};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use store::{OpenOptions, OpenReport, ServerIdentityEntry, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server};
 
 /// A running service.
@@ -125,7 +129,9 @@ pub async fn start(ca: Arc<Ca>) -> Result<Running> {
     }
     tokio::task::block_in_place(|| check_keys(&ca))?;
     service_certificates::renew(&ca).await.context("the service's own certificates")?;
-    let tls = Arc::new(ArcSwap::from_pointee(tls_config(&ca)?));
+    let (leaf, config) = tls_config(&ca)?;
+    let tls = Arc::new(ArcSwap::from_pointee(config));
+    let bounds = Bounds::of_process();
     let grpc = bind(ca.config.grpc.listen, "grpc.listen").await?;
     let http = bind(ca.config.http.listen, "http.listen").await?;
     let own = match ca.config.telemetry.listen {
@@ -140,16 +146,25 @@ pub async fn start(ca: Arc<Ca>) -> Result<Running> {
         ca: ca.clone(),
         stop,
         listeners: JoinSet::new(),
-        background: background(&ca, &tls),
+        background: background(&ca, leaf, &tls),
     };
     let telemetry = Telemetry::new(ca.clone());
+    running.background.push(tokio::spawn(telemetry.clone().upkeep()));
     let shared = own.is_none().then(|| telemetry.clone());
     let status = StatusHttp { ca: ca.clone(), ocsp: Arc::new(OcspService::new(ca.clone())), telemetry: shared };
-    running.listeners.spawn(serve_http(http, http::router(status), stopped.clone()));
+    let door = Door::new("http", bounds.http);
+    running.listeners.spawn(listen::serve_http(http, door, http::router(status), stopped.clone()));
     if let Some(listener) = own {
-        running.listeners.spawn(serve_http(listener, telemetry.router(), stopped.clone()));
+        let door = Door::new("telemetry", bounds.telemetry);
+        running.listeners.spawn(listen::serve_http(listener, door, telemetry.router(), stopped.clone()));
     }
-    running.listeners.spawn(serve_grpc(ca, grpc, tls, stopped));
+    let doors = Doors {
+        arrivals: Door::new("grpc-arrivals", bounds.arrivals),
+        members: Door::new("grpc", bounds.members),
+        strangers: Door::new("grpc-strangers", bounds.strangers),
+    };
+    let incoming = tls::incoming(ca.clone(), grpc, doors, tls);
+    running.listeners.spawn(serve_grpc(ca, incoming, stopped));
     Ok(running)
 }
 
@@ -159,11 +174,16 @@ async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {
         .with_context(|| format!("{key}: cannot listen on {address}; another program may have the port"))
 }
 
-/// The TLS configuration from the recorded identity.
-fn tls_config(ca: &Ca) -> Result<rustls::ServerConfig> {
+/// The recorded TLS identity with its leaf.
+fn tls_identity(ca: &Ca) -> Result<(Certificate, ServerIdentityEntry)> {
     let identity = ca.store.server_identity()?.context("the server has no TLS certificate")?;
-    let leaf = identity.chain.first().context("the server's TLS chain is empty")?;
-    let leaf = Certificate::from_der(leaf)?;
+    let leaf = Certificate::from_der(identity.chain.first().context("the server's TLS chain is empty")?)?;
+    Ok((leaf, identity))
+}
+
+/// The TLS configuration from the recorded identity, and the SHA-256 of its leaf.
+fn tls_config(ca: &Ca) -> Result<([u8; 32], rustls::ServerConfig)> {
+    let (leaf, identity) = tls_identity(ca)?;
     let key = key_id(&identity.key_id)?;
     check_key(&ca.token, key, &leaf).context("TLS key")?;
     let issuers = ca.issuers.load();
@@ -173,10 +193,10 @@ fn tls_config(ca: &Ca) -> Result<rustls::ServerConfig> {
         key,
         client_issuers: issuers.iter().map(|i| i.issuer.name_der().to_vec()).collect(),
     };
-    Ok(tls::server_config(&ca.token, config)?)
+    Ok((leaf.sha256(), tls::server_config(&ca.token, config)?))
 }
 
-fn background(ca: &Arc<Ca>, tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<JoinHandle<()>> {
+fn background(ca: &Arc<Ca>, leaf: [u8; 32], tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
     for issuer in ca.issuers.load().iter() {
         tasks.push(tokio::spawn(publish::run(ca.clone(), issuer.issuer.id().clone())));
@@ -184,35 +204,42 @@ fn background(ca: &Arc<Ca>, tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<Joi
     let repaired = ca.clone();
     tasks.push(tokio::spawn(async move { issuance::repair(&repaired).await }));
     let (renewed, tls) = (ca.clone(), tls.clone());
-    tasks.push(tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_secs(600)).await;
-            match service_certificates::renew(&renewed).await {
-                Ok(false) => {}
-                Ok(true) => match tls_config(&renewed) {
-                    Ok(config) => tls.store(Arc::new(config)),
-                    Err(error) => tracing::error!(%error, "the new TLS certificate cannot be used"),
-                },
-                Err(error) => tracing::warn!(%error, "the service's own certificates could not be renewed"),
-            }
-        }
-    }));
+    tasks.push(tokio::spawn(keep_certificates(renewed, leaf, tls)));
     tasks
 }
 
-async fn serve_http(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) -> Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        })
-        .await?;
-    Ok(())
+/// Renews the service's own certificates, and serves the recorded TLS certificate, however it came to be recorded: what
+/// fails in one round is tried in the next.
+async fn keep_certificates(ca: Arc<Ca>, mut served: [u8; 32], tls: Arc<ArcSwap<rustls::ServerConfig>>) {
+    for round in 1_u64.. {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // Each attempt records an intent, so it is made less often.
+        if round % 10 == 0
+            && let Err(error) = service_certificates::renew(&ca).await
+        {
+            tracing::warn!(error = format!("{error:#}"), "the service's own certificates could not be renewed");
+        }
+        let next = tokio::task::block_in_place(|| match tls_identity(&ca) {
+            Ok((leaf, _)) if leaf.sha256() == served => Ok(None),
+            _ => tls_config(&ca).map(Some),
+        });
+        match next {
+            Ok(None) => {}
+            Ok(Some((leaf, config))) => {
+                served = leaf;
+                tls.store(Arc::new(config));
+                tracing::info!("the new TLS certificate is served");
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the recorded TLS certificate cannot be served yet");
+            }
+        }
+    }
 }
 
 async fn serve_grpc(
     ca: Arc<Ca>,
-    listener: TcpListener,
-    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    incoming: ReceiverStream<io::Result<TlsStream<Counted>>>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -245,9 +272,11 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_header_list_size(16 * 1024)
+        .max_connection_age(limits::CONNECTION_AGE)
         .layer(Gate::new(ca))
+        .layer(Malformed)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(tls::incoming(listener, tls), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         })
         .await?;
