@@ -58,7 +58,7 @@ fn is_of_this_machine(request: &Request) -> bool {
         && !forwarded.iter().any(|name| request.headers().contains_key(*name))
 }
 
-fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "there is /crl/ISSUER.crl, /issuer/ISSUER.cer and /ocsp/ISSUER\n").into_response()
 }
 
@@ -90,7 +90,7 @@ async fn ocsp(state: &StatusHttp, rest: &str, request: Request) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/ocsp-response"));
     match answer.cacheable {
-        Some((this_update, next_update)) => caching(&mut headers, state, this_update, next_update),
+        Some((this_update, next_update)) => caching(&mut headers, state.ca.now(), this_update, next_update),
         None => {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
@@ -103,7 +103,7 @@ fn crl(state: &StatusHttp, name: &str, asked: &HeaderMap) -> Response {
     let Some(crl) = crl else { return not_found() };
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/pkix-crl"));
-    caching(&mut headers, state, crl.this_update, crl.next_update);
+    caching(&mut headers, state.ca.now(), crl.this_update, crl.next_update);
     tagged(headers, &crl.sha256, asked, || crl.der.clone())
 }
 
@@ -118,7 +118,12 @@ fn issuer(state: &StatusHttp, name: &str, asked: &HeaderMap) -> Response {
 }
 
 /// The body, or 304 when the asker has it (RFC 9110 13.1.2).
-fn tagged(mut headers: HeaderMap, sha256: &str, asked: &HeaderMap, body: impl FnOnce() -> Bytes) -> Response {
+pub(crate) fn tagged(
+    mut headers: HeaderMap,
+    sha256: &str,
+    asked: &HeaderMap,
+    body: impl FnOnce() -> Bytes,
+) -> Response {
     let tag = format!("\"{}\"", sha256.get(..32).unwrap_or(sha256));
     let known = asked.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let fresh = known.is_some_and(|v| v.split(',').any(|t| t.trim() == tag || t.trim() == "*"));
@@ -133,13 +138,13 @@ fn tagged(mut headers: HeaderMap, sha256: &str, asked: &HeaderMap, body: impl Fn
 }
 
 /// Caching as RFC 5019 6.2 has it, but never longer than a minute in a proxy: a revocation has to be seen.
-fn caching(headers: &mut HeaderMap, state: &StatusHttp, this_update: UnixTime, next_update: UnixTime) {
-    let age = state.ca.now().until(next_update).min(ocsp::PROXY_AGE).as_secs();
+pub(crate) fn caching(headers: &mut HeaderMap, now: UnixTime, this_update: UnixTime, next_update: UnixTime) {
+    let age = now.until(next_update).min(ocsp::PROXY_AGE).as_secs();
     let control = format!("public, no-transform, must-revalidate, max-age={age}");
     let pairs = [
         (header::CACHE_CONTROL, Some(control)),
         (header::LAST_MODIFIED, http_date(this_update)),
-        (header::EXPIRES, http_date(state.ca.now().plus(std::time::Duration::from_secs(age)))),
+        (header::EXPIRES, http_date(now.plus(std::time::Duration::from_secs(age)))),
     ];
     for (name, value) in pairs {
         if let Some(value) = value.and_then(|v| HeaderValue::from_str(&v).ok()) {

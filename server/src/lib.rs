@@ -29,3 +29,4 @@ pub mod strangers;
 pub mod telemetry;
 pub mod tls;
 pub mod trust;
+pub mod waiting;

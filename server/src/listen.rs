@@ -3,6 +3,7 @@
 
 use crate::{identity::PeerAddress, limits};
 use anyhow::Result;
+use arc_swap::ArcSwap;
 use axum::response::{IntoResponse, Response};
 use hyper::{Request, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -277,14 +278,15 @@ impl Counted {
     }
 }
 
-/// Serves HTTP/1.1 until `stopped` says so; then requests in progress finish.
+/// Serves HTTP/1.1 until `stopped` says so; then requests in progress finish. A new connection gets the router that is
+/// there then.
 ///
 /// # Errors
 /// None at present; a listener that cannot accept waits and tries again.
 pub async fn serve_http(
     listener: TcpListener,
     door: Door,
-    router: axum::Router,
+    router: Arc<ArcSwap<axum::Router>>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut connections = JoinSet::new();
@@ -294,7 +296,7 @@ pub async fn serve_http(
             accepted = accept(&listener, &door) => accepted,
         };
         while connections.try_join_next().is_some() {}
-        connections.spawn(serve_connection(stream, address, router.clone(), stopped.clone()));
+        connections.spawn(serve_connection(stream, address, router.load().as_ref().clone(), stopped.clone()));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}

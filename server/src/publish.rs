@@ -34,7 +34,7 @@ pub struct PublishedCrl {
     /// Every fact up to this record of the journal is in it.
     sequence: u64,
     /// The listed serial numbers, sorted.
-    serials: Vec<SerialNumber>,
+    pub(crate) serials: Vec<SerialNumber>,
 }
 
 impl PublishedCrl {

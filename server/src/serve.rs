@@ -5,6 +5,7 @@ use crate::{
     ca::{Ca, key_id},
     config::{self, Config},
     enroll::Enrollment,
+    error::Failure,
     http::{self, StatusHttp},
     identity::Gate,
     inventory::Inventory,
@@ -18,11 +19,12 @@ use crate::{
     service_certificates,
     telemetry::Telemetry,
     tls::{self, Doors, ServerTls},
+    waiting,
 };
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use ca_core::certificate::Certificate;
-use hsm::{KeyId, Pin, Token, TokenConfig, TokenUri};
+use hsm::{HsmError, KeyId, Pin, Token, TokenConfig, TokenUri};
 use proto::v1::{
     access_service_server::AccessServiceServer, authority_service_server::AuthorityServiceServer,
     certificate_service_server::CertificateServiceServer, enrollment_service_server::EnrollmentServiceServer,
@@ -119,44 +121,81 @@ fn check_key(token: &Token, id: KeyId, certificate: &Certificate) -> Result<()> 
     Ok(())
 }
 
+/// The plain HTTP listener, which may serve before the rest.
+struct Front {
+    address: SocketAddr,
+    router: Arc<ArcSwap<axum::Router>>,
+    bounds: Bounds,
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<Result<()>>,
+}
+
+impl Front {
+    async fn open(config: &Config, router: axum::Router) -> Result<Self> {
+        let listener = bind(config.http.listen, "http.listen").await?;
+        let (bounds, router) = (Bounds::of_process(), Arc::new(ArcSwap::from_pointee(router)));
+        let (stop, stopped) = watch::channel(false);
+        let address = listener.local_addr()?;
+        let mut listeners = JoinSet::new();
+        listeners.spawn(listen::serve_http(listener, Door::new("http", bounds.http), router.clone(), stopped));
+        Ok(Self { address, router, bounds, stop, listeners })
+    }
+}
+
 /// Starts everything and returns when it serves.
 ///
 /// # Errors
 /// The first thing that is not as it must be; nothing keeps running then.
 pub async fn start(ca: Arc<Ca>) -> Result<Running> {
+    prepare(&ca).await?;
+    start_behind(ca, None).await
+}
+
+/// Checks the keys, and makes the service's own certificates.
+async fn prepare(ca: &Arc<Ca>) -> Result<()> {
     if ca.issuers.load().is_empty() {
         bail!("there is no issuer yet; run 'sealwright init' first");
     }
-    tokio::task::block_in_place(|| check_keys(&ca))?;
-    service_certificates::renew(&ca).await.context("the service's own certificates")?;
+    tokio::task::block_in_place(|| check_keys(ca))?;
+    service_certificates::renew(ca).await.context("the service's own certificates")?;
+    Ok(())
+}
+
+async fn start_behind(ca: Arc<Ca>, front: Option<Front>) -> Result<Running> {
     let (leaf, config) = tls_config(&ca)?;
     let tls = Arc::new(ArcSwap::from_pointee(config));
-    let bounds = Bounds::of_process();
     let grpc = bind(ca.config.grpc.listen, "grpc.listen").await?;
-    let http = bind(ca.config.http.listen, "http.listen").await?;
     let own = match ca.config.telemetry.listen {
         Some(address) => Some(bind(address, "telemetry.listen").await?),
         None => None,
     };
-    let (stop, stopped) = watch::channel(false);
-    let mut running = Running {
-        grpc: grpc.local_addr()?,
-        http: http.local_addr()?,
-        telemetry: own.as_ref().map(TcpListener::local_addr).transpose()?,
-        ca: ca.clone(),
-        stop,
-        listeners: JoinSet::new(),
-        background: background(&ca, leaf, &tls),
-    };
     let telemetry = Telemetry::new(ca.clone());
-    running.background.push(tokio::spawn(telemetry.clone().upkeep()));
     let shared = own.is_none().then(|| telemetry.clone());
     let status = StatusHttp { ca: ca.clone(), ocsp: Arc::new(OcspService::new(ca.clone())), telemetry: shared };
-    let door = Door::new("http", bounds.http);
-    running.listeners.spawn(listen::serve_http(http, door, http::router(status), stopped.clone()));
+    let router = http::router(status);
+    let front = match front {
+        Some(front) => {
+            front.router.store(Arc::new(router));
+            front
+        }
+        None => Front::open(&ca.config, router).await?,
+    };
+    let stopped = front.stop.subscribe();
+    let mut running = Running {
+        grpc: grpc.local_addr()?,
+        http: front.address,
+        telemetry: own.as_ref().map(TcpListener::local_addr).transpose()?,
+        ca: ca.clone(),
+        stop: front.stop,
+        listeners: front.listeners,
+        background: background(&ca, leaf, &tls),
+    };
+    running.background.push(tokio::spawn(telemetry.clone().upkeep()));
+    let bounds = front.bounds;
     if let Some(listener) = own {
         let door = Door::new("telemetry", bounds.telemetry);
-        running.listeners.spawn(listen::serve_http(listener, door, telemetry.router(), stopped.clone()));
+        let router = Arc::new(ArcSwap::from_pointee(telemetry.router()));
+        running.listeners.spawn(listen::serve_http(listener, door, router, stopped.clone()));
     }
     let doors = Doors {
         arrivals: Door::new("grpc-arrivals", bounds.arrivals),
@@ -312,16 +351,58 @@ impl Running {
     }
 }
 
+/// Whether a start failed because the token is away, which may pass. A wrong PIN or key is not that.
+fn is_token_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let token = cause.downcast_ref::<HsmError>();
+        token.is_some_and(|e| e.is_retryable() || matches!(e, HsmError::TokenNotFound { .. }))
+            || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.reason() == "TOKEN_UNAVAILABLE")
+    })
+}
+
+/// Opens the token and all that needs it. While it is away, status is served from the disk.
+async fn open_patiently(config: &Config, store: &Store, pin: &Pin) -> Result<(Arc<Ca>, Option<Front>)> {
+    let (mut front, mut backoff) = (None, Duration::from_secs(1));
+    loop {
+        let attempt = async {
+            let ca = tokio::task::block_in_place(|| {
+                Ca::assemble(config.clone(), store.clone(), open_token(config, pin.clone())?)
+            })?;
+            prepare(&ca).await.map(|()| ca)
+        };
+        let error = match attempt.await {
+            Ok(ca) => return Ok((ca, front)),
+            Err(error) if is_token_away(&error) => error,
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(error = format!("{error:#}"), "the token is away; CRLs from the disk are served meanwhile");
+        if front.is_none() {
+            front = Some(Front::open(config, waiting::router(store, &config.data_dir)?).await?);
+            let status = sd_notify::NotifyState::Status("waiting for the token; serving CRLs from the disk");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, status]);
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(Duration::from_secs(30));
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What keeps the service from starting, or what ended it.
 pub async fn run(config: Config) -> Result<()> {
     let pin = config::read_pin(&config.token.pin)?;
-    let ca = tokio::task::block_in_place(|| open(config, pin, false))?;
-    let mut running = start(ca).await?;
+    let (store, _) = tokio::task::block_in_place(|| open_store(&config, false))?;
+    let (ca, front) = tokio::select! {
+        opened = open_patiently(&config, &store, &pin) => opened?,
+        signal = terminated() => {
+            let _ = tokio::task::spawn_blocking(move || store.close()).await;
+            return signal;
+        }
+    };
+    let mut running = start_behind(ca, front).await?;
     tracing::info!(grpc = %running.grpc, http = %running.http, "serving");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
     let outcome = tokio::select! {
         ended = running.failed() => ended,
         signal = terminated() => signal,
