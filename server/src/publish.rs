@@ -1,6 +1,7 @@
 //! CRLs: signed on a schedule and after revocations, kept in a file each, served from memory.
 
 use crate::{ca::Ca, error::Failure, limits};
+use axum::body::Bytes;
 use ca_core::{id::IssuerId, issuer::IssuerState, serial::SerialNumber, time::UnixTime};
 use revocation::{
     CrlReason,
@@ -27,13 +28,13 @@ pub struct PublishedCrl {
     /// nextUpdate.
     pub next_update: UnixTime,
     /// The CertificateList, DER.
-    pub der: Vec<u8>,
+    pub der: Bytes,
     /// SHA-256 of that, hexadecimal: its entity tag.
     pub sha256: String,
     /// Every fact up to this record of the journal is in it.
     sequence: u64,
     /// The listed serial numbers, sorted.
-    serials: Vec<SerialNumber>,
+    pub(crate) serials: Vec<SerialNumber>,
 }
 
 impl PublishedCrl {
@@ -167,7 +168,7 @@ fn load(ca: &Ca, issuer: &IssuerId) -> anyhow::Result<()> {
         next_update: recorded.next_update,
         sha256: hex::encode(recorded.sha256),
         sequence: recorded.sequence,
-        der,
+        der: der.into(),
         serials,
     };
     ca.publisher.set(issuer, crl);
@@ -204,7 +205,7 @@ async fn publish(ca: &Arc<Ca>, id: &IssuerId) -> Result<(), Failure> {
     ca.commit(PublishCrl { issuer: id.clone(), number, this_update, next_update, sha256, sequence }).await?;
     let entries = serials.len();
     ca.publisher.sweep(id, number);
-    let sha256 = hex::encode(sha256);
+    let (der, sha256) = (der.into(), hex::encode(sha256));
     ca.publisher.set(id, PublishedCrl { number, this_update, next_update, der, sha256, sequence, serials });
     metrics::histogram!("sealwright_crl_seconds").record(begun.elapsed().as_secs_f64());
     tracing::info!(issuer = %id, number, entries, "CRL published");
