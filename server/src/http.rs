@@ -1,6 +1,6 @@
 //! The plain HTTP listener: CRLs, OCSP, issuer certificates. It must not be TLS (RFC 5280 8: a loop).
 
-use crate::{ca::Ca, identity::PeerAddress, limits, ocsp, ocsp::OcspService, telemetry::Telemetry};
+use crate::{ca::Ca, limits, listen::PeerAddress, ocsp, ocsp::OcspService, telemetry::Telemetry};
 use axum::{
     Router,
     body::{Body, Bytes},

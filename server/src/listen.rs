@@ -1,7 +1,7 @@
 //! Connections as a bounded good: how many there may be, from one address and overall, how long each may idle, and the
 //! plain HTTP/1.1 listener that keeps these bounds.
 
-use crate::{identity::PeerAddress, limits};
+use crate::limits;
 use anyhow::Result;
 use arc_swap::ArcSwap;
 use axum::response::{IntoResponse, Response};
@@ -29,6 +29,10 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tower::ServiceExt;
+
+/// Where a request comes from, as far as the transport knows.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub Option<IpAddr>);
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
-use store::{PublishCrl, ReserveCrlNumber};
+use store::{PublishCrl, ReserveCrlNumber, Store};
 use tokio::sync::Notify;
 
 /// A CRL as it is served.
@@ -81,6 +81,25 @@ impl Publisher {
     fn notify(&self, issuer: &IssuerId) -> Arc<Notify> {
         let mut wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
         wake.entry(issuer.clone()).or_default().clone()
+    }
+
+    /// The newest recorded CRL, from its file.
+    ///
+    /// # Errors
+    /// When none was ever published, or the file is not the recorded one.
+    pub fn stored(&self, store: &Store, issuer: &IssuerId) -> anyhow::Result<PublishedCrl> {
+        let recorded = store.crl(issuer)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
+        let der = fs::read(self.file(issuer, recorded.number))?;
+        anyhow::ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
+        Ok(PublishedCrl {
+            number: recorded.number,
+            this_update: recorded.this_update,
+            next_update: recorded.next_update,
+            sha256: hex::encode(recorded.sha256),
+            sequence: recorded.sequence,
+            serials: crl::serials(&der)?,
+            der: der.into(),
+        })
     }
 
     fn set(&self, issuer: &IssuerId, crl: PublishedCrl) {
@@ -158,19 +177,7 @@ fn keep(ca: &Ca, not_after: UnixTime) -> bool {
 }
 
 fn load(ca: &Ca, issuer: &IssuerId) -> anyhow::Result<()> {
-    let recorded = ca.store.crl(issuer)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
-    let der = fs::read(ca.publisher.file(issuer, recorded.number))?;
-    anyhow::ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
-    let serials = crl::serials(&der)?;
-    let crl = PublishedCrl {
-        number: recorded.number,
-        this_update: recorded.this_update,
-        next_update: recorded.next_update,
-        sha256: hex::encode(recorded.sha256),
-        sequence: recorded.sequence,
-        der: der.into(),
-        serials,
-    };
+    let crl = ca.publisher.stored(&ca.store, issuer)?;
     ca.publisher.set(issuer, crl);
     Ok(())
 }
