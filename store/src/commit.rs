@@ -187,7 +187,10 @@ impl Writer {
     fn batch(&mut self, jobs: Vec<Box<dyn Job>>) {
         let count = jobs.len();
         let mut answers: Vec<(Box<dyn Job>, Option<StoreError>)> = Vec::with_capacity(count);
-        let ready = self.shared.refusal().map_or_else(|| self.journal.make_room().map_err(StoreError::from), Err);
+        let ready = self.shared.refusal().map_or_else(
+            || self.journal.make_room().map_err(StoreError::from).inspect_err(|e| self.shared.refused(e.clone())),
+            Err,
+        );
         if let Err(error) = ready {
             for job in jobs {
                 job.finish(Some(error.clone()));
@@ -300,7 +303,9 @@ impl Writer {
         let took = self.journal.append(&batch.bytes, batch.link).map_err(|failure| match failure {
             Failure::Refused(error) => {
                 tracing::error!(%error, "the journal refused a batch");
-                StoreError::from(error)
+                let error = StoreError::from(error);
+                self.shared.refused(error.clone());
+                error
             }
             Failure::Poisoned(error) => {
                 tracing::error!(%error, "the journal is poisoned: restart after the disk has been looked at");

@@ -28,7 +28,7 @@ use std::{
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How many changes may wait.
@@ -37,6 +37,9 @@ const QUEUE: usize = 1024;
 const BUSY_RETRY: Duration = Duration::from_millis(50);
 /// How often the index is made durable while it changes.
 const CHECKPOINT: Duration = Duration::from_secs(1);
+
+/// For how long a refusal without a hint to try again counts.
+const REFUSED: Duration = Duration::from_secs(10);
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -75,6 +78,8 @@ pub(crate) struct Shared {
     high_water: AtomicU64,
     /// Why nothing is accepted any more.
     failed: RwLock<Option<StoreError>>,
+    /// Why the newest batch was refused, and when; none once a later one was kept.
+    refused: Mutex<Option<(Instant, StoreError)>>,
     statistics: Mutex<Statistics>,
     pub(crate) on_revocation: RwLock<RevocationHook>,
 }
@@ -131,9 +136,15 @@ impl Shared {
         }
     }
 
+    /// A batch was refused, perhaps only this one.
+    pub(crate) fn refused(&self, error: StoreError) {
+        *locked(&self.refused) = Some((Instant::now(), error));
+    }
+
     /// Counts a batch that is durable.
     pub(crate) fn kept(&self, link: &Link, octets: usize, changes: usize, took: Duration) {
         self.high_water.store(link.time, Ordering::Release);
+        *locked(&self.refused) = None;
         let mut s = locked(&self.statistics);
         s.records = link.sequence;
         s.octets += octets as u64;
@@ -200,6 +211,7 @@ impl Store {
             queued: AtomicUsize::new(0),
             high_water: AtomicU64::new(recovered.link.time),
             failed: RwLock::new(None),
+            refused: Mutex::new(None),
             statistics: Mutex::new(statistics),
             on_revocation: RwLock::default(),
         });
@@ -255,6 +267,19 @@ impl Store {
         told.recv().unwrap_or(Err(StoreError::Closed))
     }
 
+    /// Why changes are refused now; `None` while they are accepted. A journal that is full counts for as long as its
+    /// hint to try again says, or until something fits: nothing but another try can tell.
+    pub fn refusal(&self) -> Option<StoreError> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Some(StoreError::Closed);
+        }
+        let shared = &self.inner.shared;
+        shared.refusal().or_else(|| {
+            let refused = locked(&shared.refused).clone();
+            refused.filter(|(at, error)| at.elapsed() < error.retry_after().unwrap_or(REFUSED)).map(|(_, error)| error)
+        })
+    }
+
     /// From now on `hook` is told of every issuer whose certificates were revoked, or whose reasons rose, whatever
     /// change did it: after the records are durable and readers see them, before the change is answered, on the
     /// writer's thread. It must return soon and make no blocking change. Records of earlier runs are not told. Gives
@@ -299,6 +324,12 @@ impl Store {
         self.inner.shared.fail(StoreError::Index("a test".to_owned()));
     }
 
+    /// Makes the syncs of the index fail, or succeed again.
+    #[cfg(test)]
+    pub(crate) fn fail_index_syncs(&self, fail: bool) {
+        self.inner.shared.index.fail_sync.store(fail, Ordering::Release);
+    }
+
     /// Fails the next sync.
     #[cfg(test)]
     pub(crate) fn fail_next_sync(&self) {
@@ -328,18 +359,34 @@ fn start(shared: Arc<Shared>, journal: Journal, lock: File) -> io::Result<Inner>
     Ok(Inner { shared, queue, closed: AtomicBool::new(false), threads: Mutex::new(threads), stop, _lock: lock })
 }
 
-/// Makes the index durable once a second while it changes, so that little is replayed after a crash.
+/// Makes the index durable once a second while it changes, so that little is replayed after a crash. Where that fails
+/// the journal goes on, for it is the truth, and the next second tries again.
 fn checkpoint(shared: &Shared, stop: &(Mutex<bool>, Condvar)) {
     let (stopped, changed) = stop;
     let mut guard = locked(stopped);
+    let mut failing = false;
     while !*guard {
         guard = changed.wait_timeout(guard, CHECKPOINT).unwrap_or_else(PoisonError::into_inner).0;
-        if !*guard
-            && shared.refusal().is_none()
-            && let Err(error) = shared.index.sync()
-        {
-            tracing::error!(%error, "the index failed and is opened again");
-            shared.fail(error);
+        if *guard || shared.refusal().is_some() {
+            continue;
+        }
+        match shared.index.sync() {
+            Ok(()) if failing => {
+                failing = false;
+                tracing::info!("the index is made durable again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !failing {
+                    failing = true;
+                    tracing::warn!(%error, "the index is not made durable; this is tried again each second");
+                }
+                // What cannot be read either is opened again.
+                if let Err(error) = shared.index.get(key::APPLIED) {
+                    tracing::error!(%error, "the index failed and is opened again");
+                    shared.fail(error);
+                }
+            }
         }
     }
 }

@@ -441,7 +441,8 @@ fn a_full_queue_is_busy_with_a_hint() {
     let busy = results.iter().filter(|r| matches!(r, Err(e) if e.retry_after().is_some())).count();
     let kept = results.iter().filter(|r| r.is_ok()).count();
     assert_eq!(busy + kept, 3_000);
-    assert!(busy > 1_000 && kept >= 1_024, "{busy} busy, {kept} kept");
+    // The first one is in the queue itself until it is taken.
+    assert!(busy > 1_000 && kept >= 1_023, "{busy} busy, {kept} kept");
     assert_eq!(store.statistics().refused_busy, busy as u64);
 }
 
