@@ -17,6 +17,7 @@ pub mod inventory;
 pub mod issuance;
 pub mod limits;
 pub mod ocsp;
+pub mod own_keys;
 pub mod principals;
 pub mod publish;
 pub mod request;

@@ -188,8 +188,8 @@ fn background(ca: &Arc<Ca>, tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<Joi
         loop {
             tokio::time::sleep(Duration::from_secs(600)).await;
             match service_certificates::renew(&renewed).await {
-                Ok(false) => {}
-                Ok(true) => match tls_config(&renewed) {
+                Ok(done) if !done.changed => {}
+                Ok(_) => match tls_config(&renewed) {
                     Ok(config) => tls.store(Arc::new(config)),
                     Err(error) => tracing::error!(%error, "the new TLS certificate cannot be used"),
                 },

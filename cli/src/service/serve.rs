@@ -1,6 +1,6 @@
 //! `sealwright serve`
 
-use super::ConfigArgs;
+use super::{ConfigArgs, init::private_dir};
 
 /// Options of `serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,6 +19,9 @@ pub struct ServeArgs {
 /// What keeps it from starting, or what ended it.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = args.config.load()?;
+    if config.data_dir.is_dir() {
+        private_dir(&config.data_dir)?;
+    }
     server::telemetry::start_logging(&config.telemetry);
     server::serve::run(config).await
 }
