@@ -3,7 +3,7 @@
 use crate::error::Problem;
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{self, ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -26,14 +26,23 @@ impl Access {
     }
 }
 
-/// Writes a file that does not exist yet, durably.
+/// Writes a file that does not exist yet, whole and durably: a power cut leaves all of it or nothing under this name.
 ///
 /// # Errors
 /// A [`Problem`] that names the file; also when it exists.
 pub fn create(path: &Path, contents: &[u8], access: Access) -> Result<(), Problem> {
-    let problem = |error| Problem::file(path, &error);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(path).map_err(problem)?;
-    file.write_all(contents).and_then(|()| file.sync_all()).map_err(problem)?;
+    let temporary = write_beside(path, contents, access)?;
+    // A link, other than a rename, never replaces what is there.
+    let linked = match fs::hard_link(&temporary, path) {
+        // Some file systems have no links; there the name is taken first and the contents follow.
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+            write_new(path, contents, access)
+        }
+        outcome => outcome,
+    };
+    // Whatever became of it, the temporary name is not needed any more.
+    let _ = fs::remove_file(&temporary);
+    linked.map_err(|error| Problem::file(path, &error))?;
     sync_directory(path)
 }
 
@@ -42,16 +51,27 @@ pub fn create(path: &Path, contents: &[u8], access: Access) -> Result<(), Proble
 /// # Errors
 /// A [`Problem`] that names the file.
 pub fn replace(path: &Path, contents: &[u8], access: Access) -> Result<(), Problem> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", hex::encode(rand::random::<[u8; 4]>())));
-    let temporary = PathBuf::from(name);
-    create(&temporary, contents, access)?;
+    let temporary = write_beside(path, contents, access)?;
     fs::rename(&temporary, path).map_err(|error| {
         // The rename failed; what it would have replaced is still whole.
         let _ = fs::remove_file(&temporary);
         Problem::file(path, &error)
     })?;
     sync_directory(path)
+}
+
+/// The contents under a temporary name in the same folder, on stable storage.
+fn write_beside(path: &Path, contents: &[u8], access: Access) -> Result<PathBuf, Problem> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", hex::encode(rand::random::<[u8; 4]>())));
+    let temporary = PathBuf::from(name);
+    write_new(&temporary, contents, access).map_err(|error| Problem::file(path, &error))?;
+    Ok(temporary)
+}
+
+fn write_new(path: &Path, contents: &[u8], access: Access) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(path)?;
+    file.write_all(contents).and_then(|()| file.sync_all())
 }
 
 fn sync_directory(path: &Path) -> Result<(), Problem> {
@@ -94,6 +114,7 @@ mod tests {
         assert!(error.advice.contains("never overwritten"), "{error:?}");
         assert_eq!(read(&path, 6).unwrap(), b"secret");
         assert!(read(&path, 5).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

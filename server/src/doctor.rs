@@ -4,7 +4,7 @@ use crate::{
     ca::key_id,
     config::{Config, ConfigError},
 };
-use ca_core::{certificate::Certificate, time::UnixTime};
+use ca_core::{certificate::Certificate, profile::ProfileSpec, time::UnixTime};
 use hsm::{Token, TokenConfig, TokenUri};
 use std::{
     fmt::Display,
@@ -24,6 +24,13 @@ pub enum Verdict {
     Good(String),
     /// Could not be looked at, and why that is no fault.
     Skipped(String),
+    /// It works, and yet somebody should look at it.
+    Warning {
+        /// What is doubtful.
+        what: String,
+        /// What to do.
+        cure: String,
+    },
     /// Wrong.
     Fault {
         /// What is wrong.
@@ -57,6 +64,7 @@ pub fn examine(config: &Config, pin: Result<hsm::Pin, ConfigError>) -> Vec<Findi
     let mut add = |check, verdict| findings.push(Finding { check, verdict });
     add("data directory", data_dir(&config.data_dir));
     add("disk", disk(&config.data_dir));
+    add("profiles", profiles(config));
     add("module", module(&config.token.module));
     let token = match pin {
         Ok(pin) => {
@@ -110,6 +118,24 @@ fn data_dir(dir: &Path) -> Verdict {
         }
         Ok(_) => Verdict::Good(dir.display().to_string()),
         Err(e) => fault(format!("{}: {e}", dir.display()), "run 'sealwright init', or correct data_dir"),
+    }
+}
+
+/// The built-in idevid cannot know whose hardware it names.
+fn profiles(config: &Config) -> Verdict {
+    const IDEVID: &str = "idevid";
+    let built_in = ProfileSpec::idevid();
+    let documentation = built_in.hw_type.as_deref().unwrap_or_default();
+    match config.profiles.get(IDEVID) {
+        Some(own) if own.hw_type.as_deref() != Some(documentation) => {
+            Verdict::Good(format!("{IDEVID} is the configuration's own"))
+        }
+        _ => Verdict::Warning {
+            what: format!("profile {IDEVID} names hardware type {documentation}, which is for documentation only"),
+            cure: format!(
+                "before a device is enrolled under it, configure [profiles.{IDEVID}] with an hw_type in your own arc"
+            ),
+        },
     }
 }
 
@@ -260,5 +286,24 @@ fn readiness(address: SocketAddr) -> Verdict {
         Ok(answer) if answer.contains(" 200 ") => Verdict::Good("the token signs".to_owned()),
         Ok(answer) => fault(answer.lines().last().unwrap_or_default(), "look at the service's log"),
         Err(e) => fault(e, "look at the service's log"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_arc_is_pointed_out_until_the_profile_is_ones_own() {
+        let text = "data_dir = '/nowhere'\n[token]\nmodule = '/m'\nuri = 'pkcs11:token=t'\npin = { env = 'P' }\n\
+                    [grpc]\nlisten = '127.0.0.1:1'\nnames = ['a']\n[http]\nlisten = '127.0.0.1:2'\nbase_url = 'http://a'\n";
+        let mut config = Config::parse(text, Path::new("test")).unwrap();
+        assert!(matches!(profiles(&config), Verdict::Warning { .. }));
+        config.profiles.insert("idevid".to_owned(), ProfileSpec::idevid());
+        assert!(matches!(profiles(&config), Verdict::Warning { .. }));
+        let own = ProfileSpec { hw_type: Some("1.3.6.1.4.1.99999.1".to_owned()), ..ProfileSpec::idevid() };
+        config.profiles.insert("idevid".to_owned(), own);
+        assert!(matches!(profiles(&config), Verdict::Good(_)));
     }
 }

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod listen;
 pub mod malformed;
 pub mod ocsp;
+pub mod own_keys;
 pub mod principals;
 pub mod publish;
 pub mod request;

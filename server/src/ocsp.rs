@@ -2,7 +2,7 @@
 
 use crate::{
     ca::{Ca, LoadedIssuer, Responder},
-    limits,
+    limits, service_certificates,
 };
 use ca_core::time::UnixTime;
 use revocation::{
@@ -74,7 +74,9 @@ impl OcspService {
 
     async fn answer_parsed(&self, request: &Request) -> Result<Answer, Failure> {
         let issuer = self.issuer_of(request)?;
-        let responder = issuer.responder.as_ref().ok_or(Failure::Unauthorized)?;
+        // An issuing CA's responder is made by the renewal task; a root never has one.
+        let missing = if service_certificates::is_issuing(&issuer) { Failure::TryLater } else { Failure::Unauthorized };
+        let responder = issuer.responder.as_ref().ok_or(missing)?;
         let now = self.ca.now();
         // A responder past its end must not sign (RFC 6960 4.2.2.2); its successor is made by the renewal task.
         if !responder.certificate.is_valid_at(now) {

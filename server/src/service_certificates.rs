@@ -4,21 +4,23 @@
 use crate::{
     ca::{Ca, LoadedIssuer, key_id},
     error::Failure,
+    issuance, own_keys,
 };
 use anyhow::{Context, Result};
 use ca_core::{
     authority::{self, PreparedAuthority, Subject},
     certificate::Certificate,
     id::{IdempotencyKey, PrincipalId, ProfileName},
-    key::PublicKey,
     name::{AttributeType, DistinguishedName},
     serial::SerialNumber,
     time::UnixTime,
 };
-use hsm::{KeyId, KeyRequest};
 use sha2::{Digest, Sha256};
 use std::{sync::Arc, time::Duration};
-use store::{ExistingDevice, Holder, Intend, Issue, ServerIdentityEntry, SetOcspResponder, SetServerIdentity};
+use store::{
+    Abort, CertificateEntry, CertificateState, ExistingDevice, Holder, Intend, Intended, Issue, ServerIdentityEntry,
+    SetOcspResponder, SetServerIdentity,
+};
 
 /// A responder certificate carries id-pkix-ocsp-nocheck, so it must be short-lived (RFC 6960 4.2.2.2.1).
 const RESPONDER_LIFE: Duration = Duration::from_secs(30 * 86_400);
@@ -26,36 +28,87 @@ const RESPONDER_LIFE: Duration = Duration::from_secs(30 * 86_400);
 const TLS_LIFE: Duration = Duration::from_secs(180 * 86_400);
 /// Clocks of devices run behind.
 const BACKDATE: Duration = Duration::from_secs(3600);
+/// The label of the TLS key.
+const TLS_KEY: &str = "tls";
 
-/// Makes what is missing and renews what is past half of its life. True when the TLS identity changed.
-///
-/// # Errors
-/// When the token or the journal refuses.
-pub async fn renew(ca: &Arc<Ca>) -> Result<bool> {
-    let now = ca.now();
-    let mut changed = false;
-    for loaded in ca.issuers.load_full().iter().filter(|i| is_issuing(i)) {
-        let fresh = loaded.responder.as_ref().is_some_and(|r| is_fresh(&r.certificate, now));
-        if !fresh {
-            renew_responder(ca, loaded).await.with_context(|| format!("OCSP responder of {}", loaded.issuer.id()))?;
-            changed = true;
-        }
-    }
-    if changed {
-        ca.reload_issuers()?;
-    }
-    let identity = ca.store.server_identity()?;
-    let leaf = identity.as_ref().and_then(|i| i.chain.first()).map(|der| Certificate::from_der(der)).transpose()?;
-    if leaf.as_ref().is_some_and(|l| is_fresh(l, now) && names_match(ca, l)) {
-        return Ok(false);
-    }
-    renew_tls(ca, identity).await.context("TLS certificate")?;
-    Ok(true)
+/// What [`renew`] did.
+#[derive(Debug, Default)]
+pub struct Renewed {
+    /// A certificate changed.
+    pub changed: bool,
+    /// What could not be renewed; each is in the log as well.
+    pub errors: Vec<anyhow::Error>,
 }
 
-fn is_issuing(loaded: &LoadedIssuer) -> bool {
+/// Makes what is missing and renews what is past half of its life. One issuer's trouble keeps no other from being
+/// served: it is logged and returned, and OCSP for an issuer without a responder says tryLater.
+///
+/// # Errors
+/// When there is no TLS certificate to serve with, or only one that has ended.
+pub async fn renew(ca: &Arc<Ca>) -> Result<Renewed> {
+    let now = ca.now();
+    let mut renewed = Renewed::default();
+    if let Err(error) = close_open(ca).await {
+        renewed.errors.push(error.context("open intents of the service's own certificates"));
+    }
+    for loaded in ca.issuers.load_full().iter().filter(|i| is_issuing(i)) {
+        if loaded.responder.as_ref().is_some_and(|r| is_fresh(&r.certificate, now)) {
+            continue;
+        }
+        match renew_responder(ca, loaded).await {
+            Ok(()) => renewed.changed = true,
+            Err(error) => renewed.errors.push(error.context(format!("OCSP responder of {}", loaded.issuer.id()))),
+        }
+    }
+    if renewed.changed {
+        ca.reload_issuers()?;
+    }
+    let tls = renew_tls(ca, now).await;
+    if let Ok(changed) = tls {
+        renewed.changed |= changed;
+    }
+    for error in renewed.errors.iter().chain(tls.as_ref().err()) {
+        tracing::warn!(error = format!("{error:#}"), "one of the service's own certificates could not be renewed");
+    }
+    if let Err(error) = tls {
+        // Whether a certificate has begun is for the clients to judge: their clocks may be right and ours wrong.
+        let usable = tls_identity(ca)?.is_some_and(|(_, leaf)| now <= leaf.not_after());
+        if !usable {
+            return Err(error);
+        }
+        renewed.errors.push(error);
+    }
+    Ok(renewed)
+}
+
+/// Gives up the intents of the service's own certificates that an earlier run left open. Nobody waits for them: what is
+/// missing is made anew. Only while none is being made.
+///
+/// # Errors
+/// When the journal refuses.
+pub async fn close_open(ca: &Arc<Ca>) -> Result<()> {
+    for entry in ca.store.open_intents()?.into_iter().filter(is_service) {
+        tracing::info!(issuer = %entry.issuer, serial = %entry.serial, "closing the intent of a run that was cut off");
+        let reason = "the run that made it was cut off".to_owned();
+        ca.commit(Abort { issuer: entry.issuer, serial: entry.serial, reason }).await?;
+    }
+    Ok(())
+}
+
+/// Whether this is one of the service's own certificates: role 0 is nobody's who calls.
+pub fn is_service(entry: &CertificateEntry) -> bool {
+    matches!(entry.holder, Holder::Principal { role: 0, .. })
+}
+
+/// Whether this is a root in the token.
+pub fn is_root(loaded: &LoadedIssuer) -> bool {
     let certificate = loaded.issuer.certificate();
-    certificate.issuer_der() != certificate.subject_der() && loaded.issuer.state().signs_status()
+    certificate.issuer_der() == certificate.subject_der()
+}
+
+/// Whether it has a delegated OCSP responder; a root has none.
+pub fn is_issuing(loaded: &LoadedIssuer) -> bool {
+    !is_root(loaded) && loaded.issuer.state().signs_status()
 }
 
 fn is_fresh(certificate: &Certificate, now: UnixTime) -> bool {
@@ -76,33 +129,19 @@ fn subject(parts: impl IntoIterator<Item = (AttributeType, String)>) -> Result<D
     Ok(DistinguishedName::new(parts)?)
 }
 
-/// Makes a key in the token; its label says what it is for.
-///
-/// # Errors
-/// What the token says.
-pub async fn generate(
-    ca: &Arc<Ca>,
-    label: String,
-    algorithm: ca_core::key::KeyAlgorithm,
-) -> Result<(KeyId, PublicKey)> {
-    let token = ca.token.clone();
-    let id = KeyId::from_bytes(rand::random());
-    let key = tokio::task::spawn_blocking(move || token.generate(&KeyRequest { label, id, algorithm })).await??;
-    Ok((id, key.public_key))
-}
-
 async fn renew_responder(ca: &Arc<Ca>, loaded: &LoadedIssuer) -> Result<()> {
     let id = loaded.issuer.id();
+    let purpose = format!("{id} ocsp");
     let (key, public_key) = match &loaded.responder {
         Some(r) => (r.key, r.certificate.public_key().clone()),
-        None => generate(ca, format!("{id} ocsp"), loaded.issuer.public_key().algorithm()).await?,
+        None => own_keys::obtain(ca, purpose.clone(), loaded.issuer.public_key().algorithm()).await?,
     };
     let name = subject([
         (AttributeType::Organization, loaded.issuer.tenant().to_string()),
         (AttributeType::CommonName, format!("OCSP {id}")),
     ])?;
     let now = ca.now();
-    let certificate = issue(ca, loaded, "service.ocsp", |serial| {
+    let certificate = issue(ca, loaded, "service.ocsp", once()?, |serial| {
         let subject = Subject {
             name: &name,
             public_key: &public_key,
@@ -119,19 +158,35 @@ async fn renew_responder(ca: &Arc<Ca>, loaded: &LoadedIssuer) -> Result<()> {
         key_id: key.as_bytes().to_vec(),
     })
     .await?;
+    own_keys::settled(ca, &purpose);
     tracing::info!(issuer = %id, until = %certificate.not_after(), "OCSP responder certified");
     Ok(())
 }
 
-async fn renew_tls(ca: &Arc<Ca>, identity: Option<ServerIdentityEntry>) -> Result<()> {
+/// The recorded TLS identity and its leaf.
+fn tls_identity(ca: &Ca) -> Result<Option<(ServerIdentityEntry, Certificate)>> {
+    let Some(identity) = ca.store.server_identity()? else { return Ok(None) };
+    let leaf = identity.chain.first().map(|der| Certificate::from_der(der)).transpose()?;
+    Ok(leaf.map(|leaf| (identity, leaf)))
+}
+
+/// True when there is a new one.
+async fn renew_tls(ca: &Arc<Ca>, now: UnixTime) -> Result<bool> {
+    let identity = tls_identity(ca)?;
+    if identity.as_ref().is_some_and(|(_, leaf)| is_fresh(leaf, now) && names_match(ca, leaf)) {
+        return Ok(false);
+    }
+    certify_tls(ca, identity).await.context("TLS certificate").map(|()| true)
+}
+
+async fn certify_tls(ca: &Arc<Ca>, identity: Option<(ServerIdentityEntry, Certificate)>) -> Result<()> {
     let tenant = ca.config.tenants.first().map(|t| t.name.clone()).context("no tenant")?;
-    let issuer = ca.active_issuer(&tenant)?;
+    let issuer = ca.active_issuer(&tenant).with_context(|| {
+        format!("it comes from the first tenant, '{tenant}', which has no issuer yet; finish 'sealwright init' for it")
+    })?;
     let (key, public_key) = match &identity {
-        Some(entry) => {
-            let key = key_id(&entry.key_id)?;
-            (key, ca.token.find(&key)?.public_key)
-        }
-        None => generate(ca, "tls".to_owned(), ca_core::key::KeyAlgorithm::EcP256).await?,
+        Some((entry, leaf)) => (key_id(&entry.key_id)?, leaf.public_key().clone()),
+        None => own_keys::obtain(ca, TLS_KEY.to_owned(), ca_core::key::KeyAlgorithm::EcP256).await?,
     };
     let name = subject([
         (AttributeType::Organization, tenant.to_string()),
@@ -140,7 +195,7 @@ async fn renew_tls(ca: &Arc<Ca>, identity: Option<ServerIdentityEntry>) -> Resul
     ])?;
     let (dns, addresses) = ca.config.server_names();
     let now = ca.now();
-    let certificate = issue(ca, &issuer, "service.tls", |serial| {
+    let certificate = issue(ca, &issuer, "service.tls", once()?, |serial| {
         let subject = Subject {
             name: &name,
             public_key: &public_key,
@@ -154,28 +209,37 @@ async fn renew_tls(ca: &Arc<Ca>, identity: Option<ServerIdentityEntry>) -> Resul
     let mut chain = vec![certificate.der().to_vec()];
     chain.extend(crate::convert::chain(&issuer));
     ca.commit(SetServerIdentity { chain, key_id: key.as_bytes().to_vec() }).await?;
+    own_keys::settled(ca, TLS_KEY);
     tracing::info!(until = %certificate.not_after(), "TLS identity certified");
     Ok(())
 }
 
-/// Issues a certificate of the hierarchy: recorded before it is signed, as every certificate.
+/// A name for a request that is made once.
+fn once() -> Result<IdempotencyKey> {
+    Ok(IdempotencyKey::new(hex::encode(rand::random::<[u8; 16]>()))?)
+}
+
+/// Issues a certificate of the hierarchy: recorded before it is signed, as every certificate. What was issued under
+/// the same idempotency key and still stands is returned in its place.
 ///
 /// # Errors
-/// When it cannot be built, or the token or the journal refuses.
+/// When it cannot be built, the clock is wrong, or the token or the journal refuses.
 pub async fn issue<E>(
     ca: &Arc<Ca>,
     issuer: &LoadedIssuer,
     holder: &str,
+    idempotency_key: IdempotencyKey,
     prepare: impl FnOnce(SerialNumber) -> Result<PreparedAuthority, E>,
 ) -> Result<Certificate>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
+    ca.clock.for_issuance(&ca.store)?;
     let tenant = issuer.issuer.tenant().clone();
     let principal = PrincipalId::new(holder)?;
     let prepared = prepare(SerialNumber::from_random(rand::random()))?;
     let parsed = PreparedSpki::of(&prepared)?;
-    ca.commit(Intend {
+    let intend = Intend {
         tenant: tenant.clone(),
         issuer: issuer.issuer.id().clone(),
         serial: prepared.serial().clone(),
@@ -187,7 +251,7 @@ where
         holder: Holder::Principal { id: principal, role: 0 },
         existing: ExistingDevice::Allow,
         requester: "service".to_owned(),
-        idempotency_key: IdempotencyKey::new(hex::encode(rand::random::<[u8; 16]>()))?,
+        idempotency_key,
         request_sha256: [0; 32],
         spki_sha256: parsed.0,
         token_id: None,
@@ -196,9 +260,22 @@ where
         replaces: None,
         not_before: prepared.not_before(),
         not_after: prepared.not_after(),
-    })
-    .await
-    .map_err(Failure::from)?;
+    };
+    match ca.commit(intend.clone()).await.map_err(Failure::from)? {
+        Intended::New => {}
+        Intended::Replay(entry)
+            if matches!(entry.state(), CertificateState::Issued | CertificateState::Installed)
+                && entry.issuer == *issuer.issuer.id() =>
+        {
+            return Ok(issuance::certificate(&entry)?);
+        }
+        // It was given up or revoked.
+        Intended::Replay(_) => {
+            let again = Intend { idempotency_key: once()?, ..intend };
+            let outcome = ca.commit(again).await.map_err(Failure::from)?;
+            anyhow::ensure!(outcome == Intended::New, "a random name for a request was taken");
+        }
+    }
     let signature = ca.sign("service", issuer.key, prepared.signer(), prepared.algorithm(), prepared.tbs()).await?;
     let certificate = prepared.finish(&signature)?;
     ca.commit(Issue {

@@ -166,6 +166,22 @@ impl Ca {
         command.spawn().context("starting sealwright")
     }
 
+    /// Starts the service and ends it with SIGKILL after this time, wherever it is then.
+    ///
+    /// # Errors
+    /// It cannot be started, or has ended by itself.
+    pub fn start_and_kill(&mut self, after: Duration) -> Result<()> {
+        ensure!(self.child.is_none(), "it still runs");
+        let mut child = self.spawn()?;
+        thread::sleep(after);
+        if let Some(status) = child.try_wait()? {
+            bail!("sealwright dev ended with {status} before it was killed:\n{}", self.log_tail());
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
     /// Ends it with SIGKILL, as the kernel or a power switch would.
     ///
     /// # Errors

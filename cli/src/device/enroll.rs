@@ -11,6 +11,7 @@ use super::{
 use crate::{
     connection::read_certificates,
     error::{Exit, Problem},
+    files,
     identity::IdentityArgs,
     output::OutputArgs,
 };
@@ -20,7 +21,8 @@ use std::path::PathBuf;
 /// Makes a key on this device and gets a certificate for it.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
-  sealwright device enroll --dir /var/lib/sealwright --server ca.example.com:8443 --trust roots.pem --token \"$TOKEN\"
+  sealwright device enroll --dir /var/lib/sealwright --server ca.example.com:8443 --trust roots.pem \\
+      --token-file token
   sealwright device enroll --dir /var/lib/sealwright --server ca.example.com:8443 --trust roots.pem \\
       --tpm /dev/tpmrm0 --profile tpm-device
 
@@ -36,15 +38,19 @@ pub struct EnrollArgs {
     /// PEM file with the root certificates to trust; copied into the directory
     #[arg(long, value_name = "FILE", env = "SEALWRIGHT_TRUST")]
     pub trust: PathBuf,
-    /// A one-time enrollment token
+    /// A one-time enrollment token. Other users of this machine can read it in the list of processes: better put it in
+    /// the environment, or use --token-file
     #[arg(
         long,
         value_name = "TOKEN",
         env = "SEALWRIGHT_TOKEN",
         hide_env_values = true,
-        required_unless_present = "tpm"
+        required_unless_present_any = ["tpm", "token_file"]
     )]
     pub token: Option<String>,
+    /// A file with the one-time enrollment token; goes before --token
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Make the key in this TPM 2.0 and attest it: /dev/tpmrm0, unix:PATH or swtpm:host=HOST,port=PORT
     #[arg(long, value_name = "TPM")]
     pub tpm: Option<TpmAddress>,
@@ -69,7 +75,7 @@ pub struct EnrollArgs {
 pub async fn run(args: &EnrollArgs, connect: impl Connect) -> anyhow::Result<()> {
     let roots = read_certificates(&args.trust)?;
     let mut directory = Directory::open(&args.dir, true)?;
-    let means = Means { token: args.token.clone(), tpm: args.tpm.clone() };
+    let means = Means { token: token(args)?, tpm: args.tpm.clone() };
     if directory.installed().is_err() {
         let device = args.identity.identity().map(Identity::from);
         let request = match directory.record() {
@@ -84,7 +90,7 @@ pub async fn run(args: &EnrollArgs, connect: impl Connect) -> anyhow::Result<()>
                     Some(tpm) => can_attest(tpm)?,
                     None => false,
                 };
-                if !attested && args.token.is_none() {
+                if !attested && means.token.is_none() {
                     return Err(TpmError::NoEndorsementCertificate.into());
                 }
                 let (server, tenant, profile) = (args.server.clone(), args.tenant.clone(), args.profile.clone());
@@ -96,6 +102,25 @@ pub async fn run(args: &EnrollArgs, connect: impl Connect) -> anyhow::Result<()>
     }
     confirm(&mut directory, &means, &connect).await?;
     report(&directory, args.output)
+}
+
+/// The longest file that can hold a token, in octets.
+const TOKEN_FILE: u64 = 4096;
+
+fn token(args: &EnrollArgs) -> Result<Option<String>, Problem> {
+    let Some(path) = &args.token_file else { return Ok(args.token.clone()) };
+    let unfit = || {
+        Problem::usage(
+            format!("{} holds no enrollment token", path.display()),
+            "Write the token into it as 'sealwright token create' printed it, and nothing else.",
+        )
+    };
+    let text = String::from_utf8(files::read(path, TOKEN_FILE)?).map_err(|_| unfit())?;
+    let token = text.trim();
+    if token.is_empty() || token.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(unfit());
+    }
+    Ok(Some(token.to_owned()))
 }
 
 /// An enrollment that was begun is only ever continued as it was begun: the server would refuse another.

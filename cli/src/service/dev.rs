@@ -1,6 +1,9 @@
 //! `sealwright dev`: a whole throw-away authority on loopback, with a SoftHSM token of its own.
 
-use super::{credential::Credential, init::private_dir};
+use super::{
+    credential::Credential,
+    init::{folder, is_open, private_dir},
+};
 use crate::{
     error::Problem,
     files::{self, Access},
@@ -21,7 +24,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::TcpListener,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -30,6 +33,8 @@ use std::{
 /// SoftHSM reads its configuration from where this variable says, once, when it is loaded.
 const SOFTHSM_CONF: &str = "SOFTHSM2_CONF";
 const TOKEN: &str = "sealwright-dev";
+/// The data directory in the authority's own.
+const DATA: &str = "data";
 const ROLES: [(&str, Role); 4] =
     [("admin", Role::Admin), ("operator", Role::Operator), ("station", Role::Station), ("auditor", Role::Auditor)];
 
@@ -67,7 +72,7 @@ pub struct DevArgs {
 /// # Errors
 /// When the directory cannot be written or the program cannot be started again.
 pub fn prepare(args: &DevArgs) -> Result<()> {
-    private_dir(&args.dir)?;
+    own_dir(&args.dir)?;
     let dir = fs::canonicalize(&args.dir)?;
     let conf = dir.join("softhsm").join("softhsm2.conf");
     if std::env::var_os(SOFTHSM_CONF).is_some_and(|v| v == conf.as_os_str()) {
@@ -82,6 +87,16 @@ pub fn prepare(args: &DevArgs) -> Result<()> {
     Err(failed).context("cannot start again with SOFTHSM2_CONF set")
 }
 
+/// The directory of a development authority, closed to others. One with other things in it is not ours to close.
+fn own_dir(dir: &Path) -> Result<()> {
+    folder(dir)?;
+    let ours = dir.join("softhsm").is_dir() || fs::read_dir(dir)?.next().is_none();
+    if ours && is_open(dir)? {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).with_context(|| dir.display().to_string())?;
+    }
+    private_dir(dir)
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -93,12 +108,11 @@ pub async fn run(args: DevArgs) -> Result<()> {
     let config = configuration(&dir, &module, &ports, &args)?;
     server::telemetry::start_logging(&config.telemetry);
     let pin = tokio::task::block_in_place(|| token(&dir, &module))?;
+    folder(&config.data_dir)?;
     let ca = tokio::task::block_in_place(|| serve::open(config.clone(), pin, true))?;
     let mut tenants = Map::new();
     for tenant in &config.tenants {
-        if !ca.has_tenant(&tenant.name) {
-            bootstrap::make_tenant(&ca, tenant).await?;
-        }
+        bootstrap::make_tenant(&ca, tenant).await?;
     }
     let running = serve::start(ca.clone()).await?;
     for tenant in &config.tenants {
@@ -162,7 +176,7 @@ fn configuration(dir: &Path, module: &Path, ports: &Ports, args: &DevArgs) -> Re
     let mut text = String::new();
     let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
     writeln!(text, "# Written by 'sealwright dev'. Not for production.")?;
-    writeln!(text, "data_dir = {}", quoted(&dir.join("data")))?;
+    writeln!(text, "data_dir = {}", quoted(&dir.join(DATA)))?;
     writeln!(text, "[token]\nmodule = {}\nuri = \"pkcs11:token={TOKEN}\"", quoted(module))?;
     writeln!(text, "pin = {{ file = {} }}", quoted(&dir.join("softhsm").join("pin")))?;
     writeln!(text, "[grpc]\nlisten = \"127.0.0.1:{}\"\nnames = [\"localhost\", \"127.0.0.1\", \"::1\"]", ports.grpc)?;
@@ -185,10 +199,21 @@ fn configuration(dir: &Path, module: &Path, ports: &Ports, args: &DevArgs) -> Re
     Ok(Config::parse(&text, &file)?)
 }
 
-/// The directory's token, made at the first start, and its PIN.
+/// The directory's token, made at the first start, and its PIN. The PIN file is written last: without it, and without a
+/// journal, what lies there is a token that a cut-off run began, and no key is in it.
 fn token(dir: &Path, module: &Path) -> Result<hsm::Pin> {
     let file = dir.join("softhsm").join("pin");
     if !file.exists() {
+        if dir.join(DATA).exists() {
+            return Err(Problem::usage(
+                format!("{} is missing, and without it the keys in the token cannot be used", file.display()),
+                "Put it back from a copy, or begin anew with another --dir.",
+            )
+            .into());
+        }
+        let tokens = dir.join("softhsm").join("tokens");
+        fs::remove_dir_all(&tokens).with_context(|| tokens.display().to_string())?;
+        folder(&tokens)?;
         let secret = || hex::encode(rand::random::<[u8; 8]>());
         let pin = hsm::Pin::new(secret())?;
         let text = zeroize::Zeroizing::new(secret());
@@ -262,7 +287,8 @@ Issuer           {issuer}
 For scripts      {dir}/dev.json
 
 Try, in another terminal:
-  sealwright device enroll --dir my-device --server {grpc} --trust {trust} --serial-number SN-0001 --token {token}
+  SEALWRIGHT_TOKEN={token} \\
+    sealwright device enroll --dir my-device --server {grpc} --trust {trust} --serial-number SN-0001
   sealwright list certificates --dev {dir}
   sealwright revoke SERIAL --reason key-compromise --dev {dir} --yes
   curl -s {http}/crl/{issuer}.crl | openssl crl -inform DER -noout -text

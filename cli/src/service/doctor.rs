@@ -44,6 +44,9 @@ fn in_json(finding: &Finding) -> serde_json::Value {
     match &finding.verdict {
         Verdict::Good(what) => json!({ "check": finding.check, "result": "ok", "detail": what }),
         Verdict::Skipped(why) => json!({ "check": finding.check, "result": "skipped", "detail": why }),
+        Verdict::Warning { what, cure } => {
+            json!({ "check": finding.check, "result": "warning", "detail": what, "cure": cure })
+        }
         Verdict::Fault { what, cure } => {
             json!({ "check": finding.check, "result": "fault", "detail": what, "cure": cure })
         }
@@ -54,6 +57,7 @@ fn in_words(finding: &Finding) -> String {
     match &finding.verdict {
         Verdict::Good(what) => format!("ok       {what}"),
         Verdict::Skipped(why) => format!("skipped  {why}"),
+        Verdict::Warning { what, cure } => format!("warning  {what}. Cure: {cure}"),
         Verdict::Fault { what, cure } => format!("FAULT    {what}. Cure: {cure}"),
     }
 }

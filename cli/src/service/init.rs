@@ -19,7 +19,7 @@ use server::{
 };
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -56,7 +56,7 @@ pub async fn run(args: InitArgs) -> Result<()> {
     let config = args.config.load()?;
     server::telemetry::start_logging(&config.telemetry);
     private_dir(&config.data_dir)?;
-    private_dir(&args.out_dir)?;
+    folder(&args.out_dir)?;
     let tenants: Vec<TenantSection> = selected(&config, args.tenant.as_deref())?;
     let pin = config::read_pin(&config.token.pin)?;
     let ca = tokio::task::block_in_place(|| serve::open(config, pin, true))?;
@@ -79,15 +79,37 @@ fn selected(config: &Config, only: Option<&str>) -> Result<Vec<TenantSection>> {
     Ok(chosen)
 }
 
-/// A folder that only its owner can enter.
+/// Makes a folder that only its owner can enter, unless it is there.
 ///
 /// # Errors
 /// When it cannot be made.
-pub fn private_dir(dir: &Path) -> Result<()> {
+pub fn folder(dir: &Path) -> Result<()> {
     if !dir.is_dir() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())?;
     }
     Ok(())
+}
+
+/// Makes a folder that only its owner can enter; one that others can enter is refused.
+///
+/// # Errors
+/// A [`Problem`] with the cure; when it cannot be made.
+pub fn private_dir(dir: &Path) -> Result<()> {
+    folder(dir)?;
+    if is_open(dir)? {
+        let what = format!("{} can be entered by others than its owner", dir.display());
+        return Err(Problem::usage(what, format!("chmod 700 {}", dir.display())).into());
+    }
+    Ok(())
+}
+
+/// Whether others than its owner may read, write or enter.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn is_open(path: &Path) -> Result<bool> {
+    let meta = fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok(meta.permissions().mode() & 0o077 != 0)
 }
 
 async fn make(ca: &Arc<Ca>, tenant: &TenantSection, args: &InitArgs) -> Result<Value> {
@@ -96,7 +118,7 @@ async fn make(ca: &Arc<Ca>, tenant: &TenantSection, args: &InitArgs) -> Result<V
     } else {
         args.out_dir.join(tenant.name.as_str())
     };
-    private_dir(&dir)?;
+    folder(&dir)?;
     if let Some(path) = &args.import_chain {
         let chain = read_certificates(path)?
             .iter()
@@ -104,9 +126,7 @@ async fn make(ca: &Arc<Ca>, tenant: &TenantSection, args: &InitArgs) -> Result<V
             .collect::<Result<Vec<_>, _>>()
             .with_context(|| path.display().to_string())?;
         bootstrap::import_chain(ca, tenant, &chain).await?;
-    } else if !ca.has_tenant(&tenant.name)
-        && let Made::Request { csr } = bootstrap::make_tenant(ca, tenant).await?
-    {
+    } else if let Made::Request { csr } = bootstrap::make_tenant(ca, tenant).await? {
         return Ok(json!({ "tenant": tenant.name, "csr": csr }));
     }
     finish(ca, &tenant.name, &dir).await
@@ -114,7 +134,7 @@ async fn make(ca: &Arc<Ca>, tenant: &TenantSection, args: &InitArgs) -> Result<V
 
 /// What follows once a tenant has its issuing CA; every step that was done before is left alone.
 async fn finish(ca: &Arc<Ca>, tenant: &TenantId, dir: &Path) -> Result<Value> {
-    service_certificates::renew(ca).await?;
+    renew(ca).await?;
     let admin = Credential::make(ca, tenant, "admin", Role::Admin, dir).await?;
     let issuer = ca.active_issuer(tenant)?;
     let roots = dir.join("trust.pem");
@@ -128,6 +148,23 @@ async fn finish(ca: &Arc<Ca>, tenant: &TenantId, dir: &Path) -> Result<Value> {
         "trust_bundle": roots,
         "admin": { "cert": admin.cert, "key": admin.key },
     }))
+}
+
+/// Responders and TLS certificate. All of them must come to be, except that the TLS certificate waits for the first
+/// tenant while that one waits for its chain.
+async fn renew(ca: &Arc<Ca>) -> Result<()> {
+    let first = ca.config.tenants.first().is_some_and(|t| ca.active_issuer(&t.name).is_ok());
+    match service_certificates::renew(ca).await {
+        Ok(renewed) => match renewed.errors.into_iter().next() {
+            Some(error) if first => Err(error),
+            _ => Ok(()),
+        },
+        Err(error) if first => Err(error),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "there is no TLS certificate yet");
+            Ok(())
+        }
+    }
 }
 
 fn describe(tenant: &Value) -> String {

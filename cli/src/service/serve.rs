@@ -1,6 +1,6 @@
 //! `sealwright serve`
 
-use super::ConfigArgs;
+use super::{ConfigArgs, init::private_dir};
 
 /// Options of `serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,6 +23,9 @@ pub struct ServeArgs {
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut config = args.config.load()?;
     config.accept_clock = args.accept_clock;
+    if config.data_dir.is_dir() {
+        private_dir(&config.data_dir)?;
+    }
     server::telemetry::start_logging(&config.telemetry);
     server::serve::run(config).await
 }
