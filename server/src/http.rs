@@ -1,6 +1,6 @@
 //! The plain HTTP listener: CRLs, OCSP, issuer certificates. It must not be TLS (RFC 5280 8: a loop).
 
-use crate::{ca::Ca, identity::PeerAddress, limits, ocsp, ocsp::OcspService, telemetry::Telemetry};
+use crate::{ca::Ca, limits, listen::PeerAddress, ocsp, ocsp::OcspService, telemetry::Telemetry};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -52,9 +52,9 @@ async fn dispatch(State(state): State<StatusHttp>, request: Request) -> Response
 
 /// Metrics and readiness are for the operator. What a proxy on this machine forwards comes from elsewhere.
 fn is_of_this_machine(request: &Request) -> bool {
-    let address = request.extensions().get::<PeerAddress>().and_then(|peer| peer.0);
+    let address = request.extensions().get::<PeerAddress>();
     let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
-    address.is_some_and(|address| address.to_canonical().is_loopback())
+    address.is_some_and(|peer| peer.0.to_canonical().is_loopback())
         && !forwarded.iter().any(|name| request.headers().contains_key(*name))
 }
 
@@ -174,7 +174,9 @@ mod tests {
     fn only_this_machine_sees_telemetry() {
         let asked = |address: &str, forwarded: bool| {
             let mut request = Request::new(Body::empty());
-            request.extensions_mut().insert(PeerAddress(address.parse().ok()));
+            if let Ok(address) = address.parse() {
+                request.extensions_mut().insert(PeerAddress(address));
+            }
             if forwarded {
                 request.headers_mut().insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
             }

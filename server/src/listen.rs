@@ -1,7 +1,7 @@
 //! Connections as a bounded good: how many there may be, from one address and overall, how long each may idle, and the
 //! plain HTTP/1.1 listener that keeps these bounds.
 
-use crate::{identity::PeerAddress, limits};
+use crate::limits;
 use anyhow::Result;
 use arc_swap::ArcSwap;
 use axum::response::{IntoResponse, Response};
@@ -29,6 +29,10 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tower::ServiceExt;
+
+/// Where an HTTP request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,7 +353,7 @@ async fn serve_connection(stream: Counted, address: IpAddr, router: axum::Router
 }
 
 async fn answer(router: axum::Router, address: IpAddr, mut request: Request<Incoming>) -> Result<Response, Infallible> {
-    request.extensions_mut().insert(PeerAddress(Some(address)));
+    request.extensions_mut().insert(PeerAddress(address));
     match tokio::time::timeout(limits::HTTP_REQUEST, router.oneshot(request)).await {
         Ok(answer) => answer,
         Err(_) => Ok(StatusCode::REQUEST_TIMEOUT.into_response()),

@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
-use store::{PublishCrl, ReserveCrlNumber};
+use store::{PublishCrl, ReserveCrlNumber, Store};
 use tokio::sync::Notify;
 
 /// A CRL as it is served.
@@ -34,7 +34,7 @@ pub struct PublishedCrl {
     /// Every fact up to this record of the journal is in it.
     sequence: u64,
     /// The listed serial numbers, sorted.
-    pub(crate) serials: Vec<SerialNumber>,
+    serials: Vec<SerialNumber>,
 }
 
 impl PublishedCrl {
@@ -94,6 +94,26 @@ impl Publisher {
     fn file(&self, issuer: &IssuerId, number: u64) -> PathBuf {
         // An issuer id has no slash (see `id`), and the suffix keeps it from being "..".
         self.dir.join(format!("{issuer}.{number}.crl"))
+    }
+
+    /// The newest recorded CRL, from its file.
+    ///
+    /// # Errors
+    /// None was recorded, or its file is missing or another one.
+    pub fn stored(&self, store: &Store, issuer: &IssuerId) -> anyhow::Result<PublishedCrl> {
+        let recorded = store.crl(issuer)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
+        let der = fs::read(self.file(issuer, recorded.number))?;
+        anyhow::ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
+        let serials = crl::serials(&der)?;
+        Ok(PublishedCrl {
+            number: recorded.number,
+            this_update: recorded.this_update,
+            next_update: recorded.next_update,
+            sha256: hex::encode(recorded.sha256),
+            sequence: recorded.sequence,
+            der: der.into(),
+            serials,
+        })
     }
 
     /// Removes the files of other numbers; one that stays does no harm.
@@ -158,19 +178,7 @@ fn keep(ca: &Ca, not_after: UnixTime) -> bool {
 }
 
 fn load(ca: &Ca, issuer: &IssuerId) -> anyhow::Result<()> {
-    let recorded = ca.store.crl(issuer)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
-    let der = fs::read(ca.publisher.file(issuer, recorded.number))?;
-    anyhow::ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
-    let serials = crl::serials(&der)?;
-    let crl = PublishedCrl {
-        number: recorded.number,
-        this_update: recorded.this_update,
-        next_update: recorded.next_update,
-        sha256: hex::encode(recorded.sha256),
-        sequence: recorded.sequence,
-        der: der.into(),
-        serials,
-    };
+    let crl = ca.publisher.stored(&ca.store, issuer)?;
     ca.publisher.set(issuer, crl);
     Ok(())
 }

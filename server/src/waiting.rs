@@ -3,9 +3,9 @@
 
 use crate::{
     http::{caching, not_found, tagged},
-    publish::PublishedCrl,
+    publish::{PublishedCrl, Publisher},
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use axum::{
     Router,
     extract::{Request, State},
@@ -17,12 +17,11 @@ use revocation::ocsp;
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
-    fs,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use store::{IssuerEntry, Store};
+use store::Store;
 
 /// The files by path.
 struct Shelf {
@@ -35,9 +34,10 @@ struct Shelf {
 /// # Errors
 /// The journal cannot be read. A CRL whose file is not the recorded one is left out.
 pub fn router(store: &Store, data_dir: &Path) -> Result<Router> {
+    let published = Publisher::new(data_dir);
     let mut shelf = Shelf { crls: HashMap::new(), issuers: HashMap::new() };
     for issuer in store.issuers()? {
-        match crl(store, data_dir, &issuer) {
+        match published.stored(store, &issuer.id) {
             Ok(crl) => {
                 shelf.crls.insert(format!("/crl/{}.crl", issuer.id), crl);
             }
@@ -46,20 +46,6 @@ pub fn router(store: &Store, data_dir: &Path) -> Result<Router> {
         shelf.issuers.insert(format!("/issuer/{}.cer", issuer.id), issuer.certificate);
     }
     Ok(Router::new().fallback(answer).with_state(Arc::new(shelf)))
-}
-
-fn crl(store: &Store, data_dir: &Path, issuer: &IssuerEntry) -> Result<PublishedCrl> {
-    let recorded = store.crl(&issuer.id)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
-    let der = fs::read(data_dir.join("crl").join(format!("{}.crl", issuer.id)))?;
-    ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
-    Ok(PublishedCrl {
-        number: recorded.number,
-        this_update: recorded.this_update,
-        next_update: recorded.next_update,
-        sha256: hex::encode(recorded.sha256),
-        der: der.into(),
-        serials: Vec::new(),
-    })
 }
 
 async fn answer(State(shelf): State<Arc<Shelf>>, request: Request) -> Response {
