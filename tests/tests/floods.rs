@@ -70,7 +70,7 @@ async fn idle_strangers_take_nothing_from_others() -> Result<()> {
         case.fetch_crl(&ca).context(name)?;
         ensure!(case.ocsp_status(&ca).context(name)? == "good", "{name}");
         let took = all_end(connections, Duration::from_secs(seconds + 4)).await.context(name)?;
-        println!("{name}: all closed after {took:?}");
+        eprintln!("{name}: all closed after {took:?}");
     }
     for listener in ["http", "grpc-arrivals"] {
         let refused = ca.metric("sealwright_connections_refused_total", &format!("listener=\"{listener}\""))?;
