@@ -16,8 +16,8 @@ use crate::{
 use anyhow::Context;
 use ca_core::id::PrincipalId;
 use proto::v1::{
-    CreatePrincipalRequest, CreatePrincipalResponse, DisablePrincipalRequest, ListPrincipalsRequest, Principal, Role,
-    access_service_client::AccessServiceClient,
+    CreatePrincipalRequest, DisablePrincipalRequest, ListPrincipalsRequest, Principal, RenewRequest, Role,
+    access_service_client::AccessServiceClient, enrollment_service_client::EnrollmentServiceClient,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -41,6 +41,13 @@ Writes ID.key (private key, readable by you alone) and ID.pem (certificate and c
 on a safe way, for --key and --cert. If the answer is lost, run the same command again: it completes
 what was begun.")]
     Create(PrincipalCreateArgs),
+    /// Renew your own certificate: a new key here, authenticated with the old one
+    #[command(after_help = "Example:
+  sealwright principal renew --out-dir ./credentials-2027 --as operator --dev target/dev
+
+Writes ID.key and ID.pem beside each other; the old certificate works until the new one is first used.
+If the answer is lost, run the same command again.")]
+    Renew(PrincipalRenewArgs),
     /// Disable a principal for good and revoke its certificates
     #[command(after_help = "Example:
   sealwright principal disable line-3 --yes
@@ -67,6 +74,21 @@ pub struct PrincipalCreateArgs {
     out_dir: PathBuf,
     #[command(flatten)]
     idempotency: IdempotencyArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Options of `principal renew`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PrincipalRenewArgs {
+    /// The directory for the new key and certificate; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    out_dir: PathBuf,
+    /// The files' name
+    #[arg(long, value_name = "NAME", default_value = "renewed")]
+    name: PrincipalId,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -107,6 +129,7 @@ pub struct PrincipalListArgs {
 pub async fn run(command: PrincipalCommand) -> anyhow::Result<()> {
     match command {
         PrincipalCommand::Create(args) => create(args).await,
+        PrincipalCommand::Renew(args) => renew(args).await,
         PrincipalCommand::Disable(args) => disable(args).await,
         PrincipalCommand::List(args) => list(args).await,
     }
@@ -170,8 +193,8 @@ impl Files {
         }
     }
 
-    fn finish(&self, created: &CreatePrincipalResponse) -> Result<(), Problem> {
-        files::create(&self.certificate, created.pem.as_bytes(), Access::Everybody)?;
+    fn finish(&self, pem: &str) -> Result<(), Problem> {
+        files::create(&self.certificate, pem.as_bytes(), Access::Everybody)?;
         fs::remove_file(&self.csr).map_err(|error| Problem::file(&self.csr, &error))
     }
 }
@@ -182,8 +205,7 @@ async fn create(args: PrincipalCreateArgs) -> anyhow::Result<()> {
     let paths = Files::new(&args.out_dir, &args.id);
     let begun = paths.begin(&args.out_dir, &args.id)?;
     // From the request, so that the same command run again makes the same request.
-    let digest = hex::encode(Sha256::digest(&begun.csr));
-    let key = args.idempotency.idempotency_key.unwrap_or_else(|| digest.chars().take(32).collect());
+    let key = args.idempotency.idempotency_key.unwrap_or_else(|| key_of(&begun.csr));
     let request = CreatePrincipalRequest {
         idempotency_key: key,
         principal_id: args.id.to_string(),
@@ -194,7 +216,7 @@ async fn create(args: PrincipalCreateArgs) -> anyhow::Result<()> {
         Ok(answer) => answer.into_inner(),
         Err(status) => return Err(not_created(&paths, begun.earlier, status).into()),
     };
-    paths.finish(&created)?;
+    paths.finish(&created.pem)?;
     let human = || {
         let certificate = created.certificate.clone().unwrap_or_default();
         principal_fields(
@@ -208,6 +230,34 @@ async fn create(args: PrincipalCreateArgs) -> anyhow::Result<()> {
         )
     };
     Ok(args.output.result(|| json::create_principal(&created), human)?)
+}
+
+/// The idempotency key of a request that is on disk: the same after a lost answer.
+fn key_of(csr: &[u8]) -> String {
+    hex::encode(Sha256::digest(csr)).chars().take(32).collect()
+}
+
+async fn renew(args: PrincipalRenewArgs) -> anyhow::Result<()> {
+    let mut client = EnrollmentServiceClient::new(args.connection.connect(DevPrincipal::Operator).await?);
+    let paths = Files::new(&args.out_dir, &args.name);
+    let begun = paths.begin(&args.out_dir, &args.name)?;
+    let request = RenewRequest { idempotency_key: key_of(&begun.csr), csr: begun.csr, evidence: None };
+    let renewed = match client.renew(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Err(not_created(&paths, begun.earlier, status).into()),
+    };
+    paths.finish(&renewed.pem)?;
+    let certificate = renewed.certificate.context("the server's answer has no certificate")?;
+    let human = || {
+        fields(&[
+            ("Principal", certificate.principal_id.clone()),
+            ("Serial", certificate.r#ref.clone().map(|r| r.serial_number).unwrap_or_default()),
+            ("Valid to", human(certificate.not_after.as_ref())),
+            ("Key", paths.key.display().to_string()),
+            ("Certificate", paths.certificate.display().to_string()),
+        ])
+    };
+    Ok(args.output.result(|| json::certificate(&certificate), human)?)
 }
 
 fn not_created(paths: &Files, earlier: bool, status: tonic::Status) -> Problem {
@@ -302,7 +352,7 @@ mod tests {
         assert!(not_created(&paths, true, Status::permission_denied("x")).advice.contains("remove them"));
         assert!(paths.key.exists());
 
-        paths.finish(&CreatePrincipalResponse { pem: "P".into(), ..Default::default() }).unwrap();
+        paths.finish("P").unwrap();
         assert!(paths.key.exists() && paths.certificate.exists() && !paths.csr.exists());
         assert!(paths.begin(&dir, &id).is_err());
     }

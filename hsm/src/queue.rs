@@ -18,9 +18,15 @@ pub(crate) struct Queue {
     counters: Arc<Counters>,
 }
 
+/// How many urgent jobs go ahead of a waiting ordinary one: status outranks enrollment, but strangers who ask for
+/// status must not stop a line.
+const URGENT_RUN: u32 = 4;
+
 struct State {
     urgent: VecDeque<Job>,
     ordinary: VecDeque<Job>,
+    /// Urgent jobs taken since the last ordinary one.
+    urgent_run: u32,
     /// One place per worker.
     places: Vec<Option<Place>>,
     closed: bool,
@@ -51,10 +57,37 @@ fn tell(done: Done, result: Result<Answer, HsmError>) {
     }
 }
 
+impl State {
+    fn next(&mut self) -> Option<Job> {
+        if self.urgent_run >= URGENT_RUN
+            && let Some(job) = self.ordinary.pop_front()
+        {
+            self.urgent_run = 0;
+            return Some(job);
+        }
+        match self.urgent.pop_front() {
+            Some(job) => {
+                self.urgent_run = self.urgent_run.saturating_add(1);
+                Some(job)
+            }
+            None => {
+                self.urgent_run = 0;
+                self.ordinary.pop_front()
+            }
+        }
+    }
+}
+
 impl Queue {
     pub fn new(bound: usize, workers: usize, counters: Arc<Counters>) -> Self {
         let places = (0..workers).map(|_| None).collect();
-        let state = State { urgent: VecDeque::new(), ordinary: VecDeque::with_capacity(bound), places, closed: false };
+        let state = State {
+            urgent: VecDeque::new(),
+            ordinary: VecDeque::with_capacity(bound),
+            urgent_run: 0,
+            places,
+            closed: false,
+        };
         Self { state: Mutex::new(state), work: Condvar::new(), bound, counters }
     }
 
@@ -99,7 +132,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            let Some(job) = state.urgent.pop_front().or_else(|| state.ordinary.pop_front()) else {
+            let Some(job) = state.next() else {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -226,6 +259,16 @@ mod tests {
         for receiver in waiting {
             assert_eq!(receiver.try_recv().unwrap().unwrap_err(), HsmError::Closed);
         }
+    }
+
+    #[test]
+    fn urgent_jobs_go_first_and_starve_nobody() {
+        let queue = queue(64);
+        let waiting: Vec<_> = (0..12).map(|i| push(&queue, i >= 4, LONG)).collect();
+        let order: Vec<bool> = (0..12).filter_map(|_| queue.take(0)).map(|o| matches!(o, Operation::Probe)).collect();
+        let (u, o) = (true, false);
+        assert_eq!(order, [u, u, u, u, o, u, u, u, u, o, o, o]);
+        drop(waiting);
     }
 
     #[test]

@@ -110,6 +110,11 @@ pub fn method(path: &str) -> Option<&'static str> {
     TABLE.iter().find(|(known, _)| *known == path).map(|(known, _)| *known)
 }
 
+/// The method's own name, as errors and metrics carry it.
+pub fn name(path: &'static str) -> &'static str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 /// Whether `role` may call the method at `path`.
 pub fn allows(path: &str, role: Role) -> bool {
     TABLE.iter().any(|(known, roles)| *known == path && roles & role.bit() != 0)

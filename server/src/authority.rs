@@ -28,7 +28,7 @@ impl Authority {
     }
 
     fn issuers(&self, request: &Request<v1::ListIssuersRequest>) -> Result<v1::ListIssuersResponse, Failure> {
-        let tenant = request::own_tenant(&request::peer(request)?)?;
+        let tenant = request::own_tenant(&request::peer(&self.ca, request)?)?;
         Ok(v1::ListIssuersResponse { issuers: self.issuers_of(&tenant).iter().map(|i| self.issuer(i)).collect() })
     }
 
@@ -61,7 +61,7 @@ impl Authority {
         &self,
         request: &Request<v1::GetTrustBundleRequest>,
     ) -> Result<v1::GetTrustBundleResponse, Failure> {
-        let peer = request::peer(request)?;
+        let peer = request::peer(&self.ca, request)?;
         let tenant = request::tenant(&self.ca, &peer, &request.get_ref().tenant)?;
         let mut roots: Vec<Vec<u8>> = Vec::new();
         let mut intermediates = Vec::new();

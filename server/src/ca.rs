@@ -88,7 +88,7 @@ pub struct Ca {
     /// Bounds issuances.
     pub issuances: Semaphore,
     /// Publishes CRLs.
-    pub publisher: Publisher,
+    pub publisher: Arc<Publisher>,
     /// Bounds callers without a certificate.
     pub strangers: Strangers,
 }
@@ -115,13 +115,15 @@ impl Ca {
             let sha256 = Sha256::digest(&toml).into();
             profiles.insert(name, LoadedProfile { profile, toml, sha256, attestation });
         }
-        let publisher = Publisher::new(&config.data_dir);
+        let publisher = Arc::new(Publisher::new(&config.data_dir));
+        let woken = publisher.clone();
+        store.on_revocation(Box::new(move |issuer| woken.wake(issuer)));
         let ca = Self {
             issuers: ArcSwap::from_pointee(load_issuers(&store)?),
+            clock: Clock::start(&store, config.accept_clock),
             config,
             store,
             token,
-            clock: Clock::start(),
             profiles,
             trust,
             challenges: Mutex::new(ChallengeTable::new()),

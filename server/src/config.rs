@@ -77,6 +77,9 @@ pub struct Config {
     /// Named sets of attestation trust anchors.
     #[serde(default)]
     pub trust_stores: BTreeMap<String, TrustStoreSection>,
+    /// Not in the file: the operator's word, for this one run, that the clock is right whatever the journal says.
+    #[serde(skip)]
+    pub accept_clock: bool,
 }
 
 /// `[token]`.

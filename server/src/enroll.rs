@@ -7,7 +7,7 @@ use crate::{
     ca::{Ca, LoadedProfile},
     convert,
     error::Failure,
-    identity::{Peer, PeerAddress},
+    identity::{Admitted, Peer},
     issuance::{self, Authorised, Issued},
     request,
 };
@@ -46,7 +46,7 @@ struct Caller {
 
 impl Enrollment {
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<v1::EnrollResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let mut wanted = request.into_inner();
         let idempotency_key = request::idempotency_key(&std::mem::take(&mut wanted.idempotency_key))?;
         if wanted.profile.is_empty() {
@@ -175,7 +175,7 @@ impl Enrollment {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<v1::RenewResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let current = peer.certificate().cloned().ok_or_else(|| Failure::not_found("certificate"))?;
         let mut wanted = request.into_inner();
@@ -206,10 +206,7 @@ impl Enrollment {
                     attestation: renewal.attestation.map(record),
                     replaces: Some((current.issuer.clone(), current.serial.clone())),
                 };
-                let issued = issuance::issue(&self.ca, authorised).await?;
-                // An unconfirmed successor that this one takes the place of was revoked with it.
-                self.ca.publisher.revoked([&current.issuer]);
-                issued
+                issuance::issue(&self.ca, authorised).await?
             }
         };
         let convert::WithChain { certificate, chain, pem } = convert::with_chain(&self.ca, &issued.entry)?;
@@ -220,7 +217,7 @@ impl Enrollment {
         &self,
         request: Request<v1::ConfirmInstalledRequest>,
     ) -> Result<v1::ConfirmInstalledResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let mut wanted = request.into_inner();
         let idempotency_key = request::idempotency_key(&std::mem::take(&mut wanted.idempotency_key))?;
@@ -248,7 +245,6 @@ impl Enrollment {
                 cause: ConfirmCause::Confirmed,
             })
             .await?;
-        self.ca.publisher.revoked(confirmed.replaces.iter().map(|(issuer, _)| issuer));
         Ok(v1::ConfirmInstalledResponse { certificate: Some(convert::certificate(&confirmed)?) })
     }
 }
@@ -345,9 +341,9 @@ impl EnrollmentService for Enrollment {
         &self,
         request: Request<v1::BeginAttestationRequest>,
     ) -> Result<Response<v1::BeginAttestationResponse>, Status> {
-        let address = request.extensions().get::<PeerAddress>().and_then(|a| a.0);
-        let answer =
-            request::peer(&request).and_then(|peer| attest::begin(&self.ca, &peer, address, request.get_ref()));
+        let address = request.extensions().get::<Admitted>().and_then(|a| a.address);
+        let answer = request::peer(&self.ca, &request)
+            .and_then(|peer| attest::begin(&self.ca, &peer, address, request.get_ref()));
         answer.map(Response::new).map_err(|f| f.into_status("BeginAttestation"))
     }
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollResponse>, Status> {

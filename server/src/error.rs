@@ -138,11 +138,22 @@ impl From<store::StoreError> for Failure {
                 "this public key belongs to another holder; make a new key",
             )
             .at("csr.subject_public_key"),
+            E::DeviceFull => Self::new(Code::FailedPrecondition, "TOO_MANY_CERTIFICATES", message).at("device"),
+            E::KeyCompromised => Self::new(
+                Code::FailedPrecondition,
+                "KEY_COMPROMISED",
+                "a certificate for this public key was revoked because the key was compromised; make a new key",
+            )
+            .at("csr.subject_public_key"),
             E::Revoked => Self::new(Code::FailedPrecondition, "REVOKED", message),
             E::WrongState(_) => Self::new(Code::FailedPrecondition, "WRONG_STATE", message),
             E::OtherHolder => Self::denied("OTHER_HOLDER", message),
             E::PrincipalDisabled => Self::denied("PRINCIPAL_DISABLED", message),
+            E::ServiceCertificate => Self::denied("SERVICE_CERTIFICATE", message).at("ref"),
+            E::ReservedName => Self::field("principal_id", "RESERVED_NAME", message),
             E::LastAdmin => Self::new(Code::FailedPrecondition, "LAST_ADMIN", message),
+            E::InProgress => Self::new(Code::Unavailable, "IN_PROGRESS", message),
+            E::TooManySuccessors { .. } => Self::new(Code::ResourceExhausted, "RENEWED_TOO_OFTEN", message),
             E::TooLarge { field, .. } => Self::field(field, "TOO_LARGE", message),
             E::Busy { .. } => Self::new(Code::ResourceExhausted, "BUSY", message),
             E::Full => Self::new(Code::ResourceExhausted, "DISK_FULL", message),

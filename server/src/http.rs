@@ -1,6 +1,6 @@
 //! The plain HTTP listener: CRLs, OCSP, issuer certificates. It must not be TLS (RFC 5280 8: a loop).
 
-use crate::{ca::Ca, limits, ocsp, ocsp::OcspService, telemetry::Telemetry};
+use crate::{ca::Ca, limits, listen::PeerAddress, ocsp, ocsp::OcspService, telemetry::Telemetry};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -20,7 +20,7 @@ pub struct StatusHttp {
     pub ca: Arc<Ca>,
     /// The OCSP responder.
     pub ocsp: Arc<OcspService>,
-    /// Metrics and readiness, when they have no listener of their own.
+    /// Metrics and readiness, when they have no listener of their own: for loopback peers alone.
     pub telemetry: Option<Telemetry>,
 }
 
@@ -44,13 +44,21 @@ async fn dispatch(State(state): State<StatusHttp>, request: Request) -> Response
     if let Some(name) = path.strip_prefix("/issuer/").and_then(|n| n.strip_suffix(".cer")) {
         return issuer(&state, name, request.headers());
     }
-    match (&state.telemetry, path.as_str()) {
-        (Some(telemetry), path) => telemetry.answer(path).await,
-        (None, _) => not_found(),
+    match &state.telemetry {
+        Some(telemetry) if is_of_this_machine(&request) => telemetry.answer(&path).await,
+        _ => not_found(),
     }
 }
 
-fn not_found() -> Response {
+/// Metrics and readiness are for the operator. What a proxy on this machine forwards comes from elsewhere.
+fn is_of_this_machine(request: &Request) -> bool {
+    let address = request.extensions().get::<PeerAddress>().and_then(|peer| peer.0);
+    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    address.is_some_and(|address| address.to_canonical().is_loopback())
+        && !forwarded.iter().any(|name| request.headers().contains_key(*name))
+}
+
+pub(crate) fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "there is /crl/ISSUER.crl, /issuer/ISSUER.cer and /ocsp/ISSUER\n").into_response()
 }
 
@@ -82,7 +90,7 @@ async fn ocsp(state: &StatusHttp, rest: &str, request: Request) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/ocsp-response"));
     match answer.cacheable {
-        Some((this_update, next_update)) => caching(&mut headers, state, this_update, next_update),
+        Some((this_update, next_update)) => caching(&mut headers, state.ca.now(), this_update, next_update),
         None => {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
@@ -95,7 +103,7 @@ fn crl(state: &StatusHttp, name: &str, asked: &HeaderMap) -> Response {
     let Some(crl) = crl else { return not_found() };
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/pkix-crl"));
-    caching(&mut headers, state, crl.this_update, crl.next_update);
+    caching(&mut headers, state.ca.now(), crl.this_update, crl.next_update);
     tagged(headers, &crl.sha256, asked, || crl.der.clone())
 }
 
@@ -106,11 +114,16 @@ fn issuer(state: &StatusHttp, name: &str, asked: &HeaderMap) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/pkix-cert"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
-    tagged(headers, &hex::encode(certificate.sha256()), asked, || certificate.der().to_vec())
+    tagged(headers, &hex::encode(certificate.sha256()), asked, || Bytes::copy_from_slice(certificate.der()))
 }
 
 /// The body, or 304 when the asker has it (RFC 9110 13.1.2).
-fn tagged(mut headers: HeaderMap, sha256: &str, asked: &HeaderMap, body: impl FnOnce() -> Vec<u8>) -> Response {
+pub(crate) fn tagged(
+    mut headers: HeaderMap,
+    sha256: &str,
+    asked: &HeaderMap,
+    body: impl FnOnce() -> Bytes,
+) -> Response {
     let tag = format!("\"{}\"", sha256.get(..32).unwrap_or(sha256));
     let known = asked.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let fresh = known.is_some_and(|v| v.split(',').any(|t| t.trim() == tag || t.trim() == "*"));
@@ -125,13 +138,13 @@ fn tagged(mut headers: HeaderMap, sha256: &str, asked: &HeaderMap, body: impl Fn
 }
 
 /// Caching as RFC 5019 6.2 has it, but never longer than a minute in a proxy: a revocation has to be seen.
-fn caching(headers: &mut HeaderMap, state: &StatusHttp, this_update: UnixTime, next_update: UnixTime) {
-    let age = state.ca.now().until(next_update).min(ocsp::PROXY_AGE).as_secs();
+pub(crate) fn caching(headers: &mut HeaderMap, now: UnixTime, this_update: UnixTime, next_update: UnixTime) {
+    let age = now.until(next_update).min(ocsp::PROXY_AGE).as_secs();
     let control = format!("public, no-transform, must-revalidate, max-age={age}");
     let pairs = [
         (header::CACHE_CONTROL, Some(control)),
         (header::LAST_MODIFIED, http_date(this_update)),
-        (header::EXPIRES, http_date(state.ca.now().plus(std::time::Duration::from_secs(age)))),
+        (header::EXPIRES, http_date(now.plus(std::time::Duration::from_secs(age)))),
     ];
     for (name, value) in pairs {
         if let Some(value) = value.and_then(|v| HeaderValue::from_str(&v).ok()) {
@@ -155,5 +168,19 @@ mod tests {
     fn dates_are_imf_fixdates() {
         let text = http_date(UnixTime::from_secs(784_111_777));
         assert_eq!(text.as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+    }
+
+    #[test]
+    fn only_this_machine_sees_telemetry() {
+        let asked = |address: &str, forwarded: bool| {
+            let mut request = Request::new(Body::empty());
+            request.extensions_mut().insert(PeerAddress(address.parse().ok()));
+            if forwarded {
+                request.headers_mut().insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+            }
+            is_of_this_machine(&request)
+        };
+        assert!(asked("127.0.0.1", false) && asked("::1", false) && asked("::ffff:127.0.0.1", false));
+        assert!(!asked("127.0.0.1", true) && !asked("192.0.2.1", false) && !asked("nobody", false));
     }
 }

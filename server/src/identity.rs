@@ -47,9 +47,17 @@ pub enum Peer {
     },
 }
 
-/// Where a call comes from, as far as the transport knows.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerAddress(pub Option<IpAddr>);
+/// What the gate leaves for the handler, which judges the caller again once the whole request is there: a request that
+/// was begun before its caller was revoked must not be carried out after.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// The method.
+    pub path: &'static str,
+    /// The client certificate, DER.
+    pub certificate: Option<Vec<u8>>,
+    /// Where the call comes from, as far as the transport knows.
+    pub address: Option<IpAddr>,
+}
 
 impl Peer {
     /// Its role.
@@ -174,18 +182,21 @@ pub struct Guarded<S> {
     inner: S,
 }
 
-async fn admit(ca: &Ca, path: &'static str, certificate: Option<Vec<u8>>) -> Result<Peer, Failure> {
-    let peer = match certificate {
+/// Who the caller is now, and whether it may call this method.
+///
+/// # Errors
+/// UNAUTHENTICATED or PERMISSION_DENIED with a reason.
+pub fn judge(ca: &Ca, admitted: &Admitted) -> Result<Peer, Failure> {
+    let peer = match &admitted.certificate {
         None => Peer::Anonymous,
-        Some(der) => identify(ca, &der)?,
+        Some(der) => identify(ca, der)?,
     };
-    if !access::allows(path, peer.role()) {
+    if !access::allows(admitted.path, peer.role()) {
         return Err(match peer.role() {
             Role::Anonymous => unauthenticated("CLIENT_CERTIFICATE_REQUIRED", "this method needs a client certificate"),
             role => Failure::denied("ROLE_NOT_ALLOWED", format!("the role {role} may not call this method")),
         });
     }
-    record_first_use(ca, &peer).await?;
     Ok(peer)
 }
 
@@ -195,18 +206,16 @@ async fn record_first_use(ca: &Ca, peer: &Peer) -> Result<(), Failure> {
     if entry.installed_at.is_some() || entry.replaces.is_none() {
         return Ok(());
     }
-    let confirmed = ca
-        .commit(Confirm {
-            tenant: entry.tenant.clone(),
-            issuer: entry.issuer.clone(),
-            serial: entry.serial.clone(),
-            by: peer.requester(),
-            idempotency_key: None,
-            request_sha256: [0; 32],
-            cause: ConfirmCause::FirstUse,
-        })
-        .await?;
-    ca.publisher.revoked(confirmed.replaces.iter().map(|(issuer, _)| issuer));
+    ca.commit(Confirm {
+        tenant: entry.tenant.clone(),
+        issuer: entry.issuer.clone(),
+        serial: entry.serial.clone(),
+        by: peer.requester(),
+        idempotency_key: None,
+        request_sha256: [0; 32],
+        cause: ConfirmCause::FirstUse,
+    })
+    .await?;
     Ok(())
 }
 
@@ -243,15 +252,19 @@ where
                 .and_then(|info| info.get_ref().remote_addr())
                 .map(|address| address.ip());
             let begun = std::time::Instant::now();
-            match admit(&ca, path, certificate).await {
-                Ok(peer) => {
-                    request.extensions_mut().insert(peer);
-                    request.extensions_mut().insert(PeerAddress(address));
+            let admitted = Admitted { path, certificate, address };
+            let verdict = match judge(&ca, &admitted) {
+                Ok(peer) => record_first_use(&ca, &peer).await,
+                Err(failure) => Err(failure),
+            };
+            match verdict {
+                Ok(()) => {
+                    request.extensions_mut().insert(admitted);
                     let response = inner.call(request).await;
                     metrics::histogram!("sealwright_rpc_seconds", "rpc" => path).record(begun.elapsed().as_secs_f64());
                     response
                 }
-                Err(failure) => Ok(failure.into_status(path).into_http()),
+                Err(failure) => Ok(failure.into_status(access::name(path)).into_http()),
             }
         })
     }

@@ -25,7 +25,7 @@ pub fn may_see(peer: &Peer, entry: &CertificateEntry) -> bool {
 
 impl Inventory {
     fn get(&self, request: Request<v1::GetCertificateRequest>) -> Result<v1::GetCertificateResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let entry = request::certificate(&self.ca, &tenant, request.get_ref().r#ref.as_ref())?;
         if !may_see(&peer, &entry) {
@@ -36,7 +36,7 @@ impl Inventory {
     }
 
     fn list(&self, request: Request<v1::ListCertificatesRequest>) -> Result<v1::ListCertificatesResponse, Failure> {
-        let tenant = request::own_tenant(&request::peer(&request)?)?;
+        let tenant = request::own_tenant(&request::peer(&self.ca, &request)?)?;
         let mut wanted = request.into_inner();
         let limit = request::page_size(wanted.page_size)?;
         let token = std::mem::take(&mut wanted.page_token);
@@ -57,7 +57,7 @@ impl Inventory {
     }
 
     fn device(&self, request: Request<v1::GetDeviceRequest>) -> Result<v1::GetDeviceResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let id: DeviceId = request::id("device_id", &request.get_ref().device_id)?;
         if matches!(&peer, Peer::Device { id: own, .. } if *own != id) {
@@ -82,7 +82,7 @@ impl Inventory {
     }
 
     fn devices(&self, request: Request<v1::ListDevicesRequest>) -> Result<v1::ListDevicesResponse, Failure> {
-        let tenant = request::own_tenant(&request::peer(&request)?)?;
+        let tenant = request::own_tenant(&request::peer(&self.ca, &request)?)?;
         let mut wanted = request.into_inner();
         let limit = request::page_size(wanted.page_size)?;
         let token = std::mem::take(&mut wanted.page_token);

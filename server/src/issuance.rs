@@ -156,7 +156,7 @@ struct Claim<'a> {
 impl<'a> Claim<'a> {
     fn take(ca: &'a Ca, issuer: &IssuerId, serial: &SerialNumber) -> Option<Self> {
         let intent = (issuer.clone(), serial.as_be_bytes().to_vec());
-        ca.signing().insert(intent.clone()).then_some(Self { ca, intent })
+        ca.signing().insert(intent.clone()).then(|| Self { ca, intent })
     }
 }
 

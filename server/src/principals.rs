@@ -14,6 +14,7 @@ use ca_core::{
     csr::CertificationRequest,
     id::{IdempotencyKey, PrincipalId, ProfileName, TenantId},
     issue::{Facts, select_names},
+    profile::EnrollBy,
 };
 use proto::v1::{self, access_service_server::AccessService};
 use sha2::{Digest, Sha256};
@@ -99,7 +100,13 @@ pub struct NewToken {
 /// # Errors
 /// What the store says; FAILED_PRECONDITION when the request is a repetition whose secret is gone.
 pub async fn create_token(ca: &Ca, new: NewToken) -> Result<(store::TokenEntry, Zeroizing<String>), Failure> {
-    ca.profile(&new.profile)?;
+    if !ca.profile(&new.profile)?.profile.enroll_by().contains(&EnrollBy::Token) {
+        return Err(Failure::field(
+            "profile",
+            "PROFILE_NOT_ALLOWED",
+            format!("the profile '{}' does not accept enrollment tokens", new.profile),
+        ));
+    }
     let secret = Zeroizing::new(format!("swt_{}", hex::encode(rand::random::<[u8; 32]>())));
     let (entry, replayed) = ca
         .commit(CreateToken {
@@ -154,7 +161,7 @@ impl Principals {
         &self,
         request: Request<v1::CreatePrincipalRequest>,
     ) -> Result<v1::CreatePrincipalResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let mut wanted = request.into_inner();
         let idempotency_key = request::idempotency_key(&std::mem::take(&mut wanted.idempotency_key))?;
@@ -188,7 +195,7 @@ impl Principals {
         &self,
         request: Request<v1::DisablePrincipalRequest>,
     ) -> Result<v1::DisablePrincipalResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let mut wanted = request.into_inner();
         let idempotency_key = request::idempotency_key(&std::mem::take(&mut wanted.idempotency_key))?;
@@ -202,14 +209,11 @@ impl Principals {
                 request_sha256: request::digest("DisablePrincipal", &wanted),
             })
             .await?;
-        // Its certificates were revoked with it, and they may be of several issuers.
-        let issuers = self.ca.issuers.load();
-        self.ca.publisher.revoked(issuers.iter().map(|i| i.issuer.id()));
         Ok(v1::DisablePrincipalResponse { principal: Some(convert::principal(&principal)) })
     }
 
     fn list(&self, request: Request<v1::ListPrincipalsRequest>) -> Result<v1::ListPrincipalsResponse, Failure> {
-        let tenant = request::own_tenant(&request::peer(&request)?)?;
+        let tenant = request::own_tenant(&request::peer(&self.ca, &request)?)?;
         let mut wanted = request.into_inner();
         let limit = request::page_size(wanted.page_size)?;
         let token = std::mem::take(&mut wanted.page_token);
@@ -227,7 +231,7 @@ impl Principals {
         &self,
         request: Request<v1::CreateEnrollmentTokenRequest>,
     ) -> Result<v1::CreateEnrollmentTokenResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let mut wanted = request.into_inner();
         let idempotency_key = request::idempotency_key(&std::mem::take(&mut wanted.idempotency_key))?;
         if wanted.profile.is_empty() {

@@ -1,6 +1,7 @@
 //! CRLs: signed on a schedule and after revocations, kept in a file each, served from memory.
 
-use crate::{ca::Ca, error::Failure};
+use crate::{ca::Ca, error::Failure, limits};
+use axum::body::Bytes;
 use ca_core::{id::IssuerId, issuer::IssuerState, serial::SerialNumber, time::UnixTime};
 use revocation::{
     CrlReason,
@@ -15,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
-use store::{PublishCrl, ReserveCrlNumber};
+use store::{PublishCrl, ReserveCrlNumber, Store};
 use tokio::sync::Notify;
 
 /// A CRL as it is served.
@@ -27,11 +28,13 @@ pub struct PublishedCrl {
     /// nextUpdate.
     pub next_update: UnixTime,
     /// The CertificateList, DER.
-    pub der: Vec<u8>,
+    pub der: Bytes,
     /// SHA-256 of that, hexadecimal: its entity tag.
     pub sha256: String,
+    /// Every fact up to this record of the journal is in it.
+    sequence: u64,
     /// The listed serial numbers, sorted.
-    serials: Vec<SerialNumber>,
+    pub(crate) serials: Vec<SerialNumber>,
 }
 
 impl PublishedCrl {
@@ -69,16 +72,34 @@ impl Publisher {
         self.current.read().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
     }
 
-    /// Asks for new CRLs of these issuers; repeated asking within the delay gives one CRL.
-    pub fn revoked<'a>(&self, issuers: impl IntoIterator<Item = &'a IssuerId>) {
-        for issuer in issuers {
-            self.notify(issuer).notify_one();
-        }
+    /// Wakes the schedule of an issuer whose facts changed. The store calls this, not the handlers: a caller that goes
+    /// away must not keep a revocation from being published.
+    pub fn wake(&self, issuer: &IssuerId) {
+        self.notify(issuer).notify_one();
     }
 
     fn notify(&self, issuer: &IssuerId) -> Arc<Notify> {
         let mut wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
         wake.entry(issuer.clone()).or_default().clone()
+    }
+
+    /// The newest recorded CRL, from its file.
+    ///
+    /// # Errors
+    /// When none was ever published, or the file is not the recorded one.
+    pub fn stored(&self, store: &Store, issuer: &IssuerId) -> anyhow::Result<PublishedCrl> {
+        let recorded = store.crl(issuer)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
+        let der = fs::read(self.file(issuer, recorded.number))?;
+        anyhow::ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
+        Ok(PublishedCrl {
+            number: recorded.number,
+            this_update: recorded.this_update,
+            next_update: recorded.next_update,
+            sha256: hex::encode(recorded.sha256),
+            sequence: recorded.sequence,
+            serials: crl::serials(&der)?,
+            der: der.into(),
+        })
     }
 
     fn set(&self, issuer: &IssuerId, crl: PublishedCrl) {
@@ -88,9 +109,23 @@ impl Publisher {
         self.current.write().unwrap_or_else(PoisonError::into_inner).insert(issuer.clone(), Arc::new(crl));
     }
 
-    fn file(&self, issuer: &IssuerId) -> PathBuf {
-        // An issuer id has no slash (see `id`), and ".." would need no letter or digit: refused by the suffix.
-        self.dir.join(format!("{issuer}.crl"))
+    /// The number is in the name: a CRL that was written and never recorded does not replace the one that was.
+    fn file(&self, issuer: &IssuerId, number: u64) -> PathBuf {
+        // An issuer id has no slash (see `id`), and the suffix keeps it from being "..".
+        self.dir.join(format!("{issuer}.{number}.crl"))
+    }
+
+    /// Removes the files of other numbers; one that stays does no harm.
+    fn sweep(&self, issuer: &IssuerId, number: u64) {
+        let keep = self.file(issuer, number);
+        let prefix = format!("{issuer}.");
+        for path in fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|e| e.path()) {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let rest = name.strip_prefix(&prefix).and_then(|r| r.strip_suffix(".crl"));
+            if path != keep && rest.is_some_and(|r| r.bytes().all(|b| b.is_ascii_digit())) {
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 }
 
@@ -100,66 +135,49 @@ pub async fn run(ca: Arc<Ca>, issuer: IssuerId) {
     if let Err(error) = load(&ca, &issuer) {
         tracing::info!(%issuer, %error, "no usable CRL on disk; a new one is made");
     }
-    // What was revoked just before the last stop may not be on the stored CRL.
-    let mut wanted = is_behind(&ca, &issuer);
     let mut backoff = Duration::from_secs(1);
     loop {
-        if wanted || is_due(&ca, &issuer) {
+        if is_due(&ca, &issuer) || is_behind(&ca, &issuer) {
             match publish(&ca, &issuer).await {
-                Ok(()) => {
-                    wanted = false;
-                    backoff = Duration::from_secs(1);
-                }
+                Ok(()) => backoff = Duration::from_secs(1),
                 Err(error) => {
                     tracing::warn!(%issuer, %error, "no new CRL could be made; the old one stays");
                     metrics::counter!("sealwright_crl_failures_total", "issuer" => issuer.to_string()).increment(1);
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(Duration::from_secs(30));
-                    wanted = true;
                     continue;
                 }
             }
         }
         tokio::select! {
-            () = wake.notified() => {
-                tokio::time::sleep(ca.config.status.crl_delay).await;
-                wanted = true;
-            }
+            () = wake.notified() => tokio::time::sleep(ca.config.status.crl_delay).await,
             // Short steps: the wall clock decides, also after the machine was suspended.
-            () = tokio::time::sleep(Duration::from_secs(30)) => {}
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }
 }
 
 fn is_due(ca: &Ca, issuer: &IssuerId) -> bool {
-    ca.publisher.current(issuer).is_none_or(|c| ca.now() >= c.this_update.plus(ca.config.status.crl_validity / 2))
+    let now = ca.now();
+    // A CRL from the future was made while the clock was wrong; nobody accepts it.
+    ca.publisher.current(issuer).is_none_or(|c| {
+        now >= c.this_update.plus(ca.config.status.crl_validity / 2) || now.plus(limits::CLOCK_BEHIND) < c.this_update
+    })
 }
 
 fn is_behind(ca: &Ca, issuer: &IssuerId) -> bool {
     let Some(current) = ca.publisher.current(issuer) else { return true };
-    let mut missing = false;
-    let visited = ca.store.revoked(issuer, &mut |e| missing |= !current.lists(&e.serial) && keep(ca, e.not_after));
-    missing || visited.is_err()
+    ca.store.revoked_sequence(issuer).is_ok_and(|newest| newest > current.sequence)
 }
 
 /// An expired certificate stays on the CRLs of two more periods (RFC 5280 3.3 asks for one).
+/// While the clock is at fault the journal's time counts: a clock that is years ahead must not empty the list.
 fn keep(ca: &Ca, not_after: UnixTime) -> bool {
-    not_after.plus(ca.config.status.crl_validity * 2) >= ca.now()
+    not_after.plus(ca.config.status.crl_validity * 2) >= ca.clock.stamp(&ca.store)
 }
 
 fn load(ca: &Ca, issuer: &IssuerId) -> anyhow::Result<()> {
-    let recorded = ca.store.crl(issuer)?.ok_or_else(|| anyhow::anyhow!("none was ever published"))?;
-    let der = fs::read(ca.publisher.file(issuer))?;
-    anyhow::ensure!(<[u8; 32]>::from(Sha256::digest(&der)) == recorded.sha256, "the file is not the recorded CRL");
-    let serials = crl::serials(&der)?;
-    let crl = PublishedCrl {
-        number: recorded.number,
-        this_update: recorded.this_update,
-        next_update: recorded.next_update,
-        sha256: hex::encode(recorded.sha256),
-        der,
-        serials,
-    };
+    let crl = ca.publisher.stored(&ca.store, issuer)?;
     ca.publisher.set(issuer, crl);
     Ok(())
 }
@@ -190,10 +208,12 @@ async fn publish(ca: &Arc<Ca>, id: &IssuerId) -> Result<(), Failure> {
     let signature = ca.sign("crl", issuer.key, issuer.issuer.public_key(), tbs.algorithm(), tbs.as_bytes()).await?;
     let der = crl::finish(tbs, &signature).map_err(Failure::internal)?;
     let sha256: [u8; 32] = Sha256::digest(&der).into();
-    tokio::task::block_in_place(|| write_whole(&ca.publisher.file(id), &der)).map_err(Failure::internal)?;
+    tokio::task::block_in_place(|| write_whole(&ca.publisher.file(id, number), &der)).map_err(Failure::internal)?;
     ca.commit(PublishCrl { issuer: id.clone(), number, this_update, next_update, sha256, sequence }).await?;
     let entries = serials.len();
-    ca.publisher.set(id, PublishedCrl { number, this_update, next_update, der, sha256: hex::encode(sha256), serials });
+    ca.publisher.sweep(id, number);
+    let (der, sha256) = (der.into(), hex::encode(sha256));
+    ca.publisher.set(id, PublishedCrl { number, this_update, next_update, der, sha256, sequence, serials });
     metrics::histogram!("sealwright_crl_seconds").record(begun.elapsed().as_secs_f64());
     tracing::info!(issuer = %id, number, entries, "CRL published");
     Ok(())

@@ -1,6 +1,11 @@
 //! Parsing what requests have in common; every error names its field.
 
-use crate::{ca::Ca, error::Failure, identity::Peer, limits};
+use crate::{
+    ca::Ca,
+    error::Failure,
+    identity::{Admitted, Peer, judge},
+    limits,
+};
 use ca_core::{
     id::{IdError, IdempotencyKey, IssuerId, TenantId},
     serial::SerialNumber,
@@ -11,12 +16,13 @@ use sha2::{Digest, Sha256};
 use store::CertificateEntry;
 use tonic::{Code, Request};
 
-/// The peer that the gate put there.
+/// The caller, judged now that the whole request is there.
 ///
 /// # Errors
-/// INTERNAL when the gate was not passed, which would be a fault in the wiring.
-pub fn peer<T>(request: &Request<T>) -> Result<Peer, Failure> {
-    request.extensions().get::<Peer>().cloned().ok_or_else(|| Failure::internal("a request that passed no gate"))
+/// UNAUTHENTICATED or PERMISSION_DENIED; INTERNAL when the gate was not passed, which would be a fault in the wiring.
+pub fn peer<T>(ca: &Ca, request: &Request<T>) -> Result<Peer, Failure> {
+    let admitted = request.extensions().get::<Admitted>();
+    judge(ca, admitted.ok_or_else(|| Failure::internal("a request that passed no gate"))?)
 }
 
 /// The peer's tenant, for methods that no anonymous peer reaches.
@@ -41,10 +47,14 @@ pub fn tenant(ca: &Ca, peer: &Peer, named: &str) -> Result<TenantId, Failure> {
     let tenant = match (peer.tenant(), named) {
         (Some(own), None) => own.clone(),
         (Some(own), Some(named)) if *own == named => named,
-        (Some(_), Some(_)) => return Err(Failure::not_found("tenant").at("tenant")),
+        (Some(_), Some(_)) => return Err(no_tenant()),
         (None, named) => named.unwrap_or_else(TenantId::default_tenant),
     };
-    if ca.has_tenant(&tenant) { Ok(tenant) } else { Err(Failure::not_found("tenant").at("tenant")) }
+    if ca.has_tenant(&tenant) { Ok(tenant) } else { Err(no_tenant()) }
+}
+
+fn no_tenant() -> Failure {
+    Failure::new(Code::NotFound, "NOT_FOUND", "there is no such tenant for this caller").at("tenant")
 }
 
 /// An identifier.

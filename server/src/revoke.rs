@@ -1,6 +1,6 @@
 //! RevocationService: revokes, and tells the status that CRL and OCSP are made from.
 
-use crate::{ca::Ca, convert, error::Failure, inventory::may_see, limits, request};
+use crate::{access::Role, ca::Ca, convert, error::Failure, identity::Peer, inventory::may_see, limits, request};
 use proto::v1::{self, revocation_service_server::RevocationService, revoke_request::Target};
 use std::sync::Arc;
 use store::{CertificateEntry, Holder, Revoke, RevokeTarget};
@@ -14,14 +14,14 @@ pub struct Revoker {
 
 impl Revoker {
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<v1::RevokeResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let mut wanted = request.into_inner();
         let idempotency_key = request::idempotency_key(&std::mem::take(&mut wanted.idempotency_key))?;
         let target = match &wanted.target {
             Some(Target::Ref(reference)) => {
                 let entry = request::certificate(&self.ca, &tenant, Some(reference))?;
-                refuse_service(&entry)?;
+                may_revoke(&peer, &entry)?;
                 RevokeTarget::Certificate(entry.issuer, entry.serial)
             }
             Some(Target::DeviceId(id)) => RevokeTarget::Device(request::id("device_id", id)?),
@@ -46,13 +46,12 @@ impl Revoker {
             })
             .await?;
         metrics::counter!("sealwright_revoked_total").increment(revoked.len() as u64);
-        self.ca.publisher.revoked(revoked.iter().map(|e| &e.issuer));
         let certificates = revoked.iter().filter(|e| e.signature.is_some()).map(convert::certificate);
         Ok(v1::RevokeResponse { certificates: certificates.collect::<Result<_, _>>()? })
     }
 
     fn status(&self, request: Request<v1::GetStatusRequest>) -> Result<v1::GetStatusResponse, Failure> {
-        let peer = request::peer(&request)?;
+        let peer = request::peer(&self.ca, &request)?;
         let tenant = request::own_tenant(&peer)?;
         let entry = request::certificate(&self.ca, &tenant, request.get_ref().r#ref.as_ref())?;
         if !may_see(&peer, &entry) {
@@ -74,15 +73,19 @@ impl Revoker {
 }
 
 /// The authority's own certificates are replaced by its own procedures; revoking the issuing CA by a slip at 3 a.m.
-/// would end every device at once.
-fn refuse_service(entry: &CertificateEntry) -> Result<(), Failure> {
+/// would end every device at once. Principals are an admin's business, or an operator could lock the admins out.
+fn may_revoke(peer: &Peer, entry: &CertificateEntry) -> Result<(), Failure> {
     match &entry.holder {
         Holder::Principal { role: 0, .. } => Err(Failure::denied(
             "SERVICE_CERTIFICATE",
             "this is a certificate of the service itself; it is not revoked here",
         )
         .at("ref")),
-        _ => Ok(()),
+        Holder::Principal { .. } if peer.role() != Role::Admin => {
+            Err(Failure::denied("ROLE_NOT_ALLOWED", "only an admin may revoke the certificate of a principal")
+                .at("ref"))
+        }
+        Holder::Device { .. } | Holder::Principal { .. } => Ok(()),
     }
 }
 

@@ -5,34 +5,40 @@ use crate::{
     ca::{Ca, key_id},
     config::{self, Config},
     enroll::Enrollment,
+    error::Failure,
     http::{self, StatusHttp},
     identity::Gate,
     inventory::Inventory,
     issuance, limits,
+    listen::{self, Bounds, Counted, Door},
+    malformed::Malformed,
     ocsp::OcspService,
     principals::Principals,
     publish,
     revoke::Revoker,
     service_certificates,
     telemetry::Telemetry,
-    tls::{self, ServerTls},
+    tls::{self, Doors, ServerTls},
+    waiting,
 };
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use ca_core::certificate::Certificate;
-use hsm::{KeyId, Pin, Token, TokenConfig, TokenUri};
+use hsm::{HsmError, KeyId, Pin, Token, TokenConfig, TokenUri};
 use proto::v1::{
     access_service_server::AccessServiceServer, authority_service_server::AuthorityServiceServer,
     certificate_service_server::CertificateServiceServer, enrollment_service_server::EnrollmentServiceServer,
     revocation_service_server::RevocationServiceServer,
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-use store::{OpenOptions, OpenReport, Store};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use store::{OpenOptions, OpenReport, ServerIdentityEntry, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server};
 
 /// A running service.
@@ -115,41 +121,89 @@ fn check_key(token: &Token, id: KeyId, certificate: &Certificate) -> Result<()> 
     Ok(())
 }
 
+/// The plain HTTP listener, which may serve before the rest.
+struct Front {
+    address: SocketAddr,
+    router: Arc<ArcSwap<axum::Router>>,
+    bounds: Bounds,
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<Result<()>>,
+}
+
+impl Front {
+    async fn open(config: &Config, router: axum::Router) -> Result<Self> {
+        let listener = bind(config.http.listen, "http.listen").await?;
+        let (bounds, router) = (Bounds::of_process(), Arc::new(ArcSwap::from_pointee(router)));
+        let (stop, stopped) = watch::channel(false);
+        let address = listener.local_addr()?;
+        let mut listeners = JoinSet::new();
+        listeners.spawn(listen::serve_http(listener, Door::new("http", bounds.http), router.clone(), stopped));
+        Ok(Self { address, router, bounds, stop, listeners })
+    }
+}
+
 /// Starts everything and returns when it serves.
 ///
 /// # Errors
 /// The first thing that is not as it must be; nothing keeps running then.
 pub async fn start(ca: Arc<Ca>) -> Result<Running> {
+    prepare(&ca).await?;
+    start_behind(ca, None).await
+}
+
+/// Checks the keys, and makes the service's own certificates.
+async fn prepare(ca: &Arc<Ca>) -> Result<()> {
     if ca.issuers.load().is_empty() {
         bail!("there is no issuer yet; run 'sealwright init' first");
     }
-    tokio::task::block_in_place(|| check_keys(&ca))?;
-    service_certificates::renew(&ca).await.context("the service's own certificates")?;
-    let tls = Arc::new(ArcSwap::from_pointee(tls_config(&ca)?));
+    tokio::task::block_in_place(|| check_keys(ca))?;
+    service_certificates::renew(ca).await.context("the service's own certificates")?;
+    Ok(())
+}
+
+async fn start_behind(ca: Arc<Ca>, front: Option<Front>) -> Result<Running> {
+    let (leaf, config) = tls_config(&ca)?;
+    let tls = Arc::new(ArcSwap::from_pointee(config));
     let grpc = bind(ca.config.grpc.listen, "grpc.listen").await?;
-    let http = bind(ca.config.http.listen, "http.listen").await?;
     let own = match ca.config.telemetry.listen {
         Some(address) => Some(bind(address, "telemetry.listen").await?),
         None => None,
     };
-    let (stop, stopped) = watch::channel(false);
-    let mut running = Running {
-        grpc: grpc.local_addr()?,
-        http: http.local_addr()?,
-        telemetry: own.as_ref().map(TcpListener::local_addr).transpose()?,
-        ca: ca.clone(),
-        stop,
-        listeners: JoinSet::new(),
-        background: background(&ca, &tls),
-    };
     let telemetry = Telemetry::new(ca.clone());
     let shared = own.is_none().then(|| telemetry.clone());
     let status = StatusHttp { ca: ca.clone(), ocsp: Arc::new(OcspService::new(ca.clone())), telemetry: shared };
-    running.listeners.spawn(serve_http(http, http::router(status), stopped.clone()));
+    let router = http::router(status);
+    let front = match front {
+        Some(front) => {
+            front.router.store(Arc::new(router));
+            front
+        }
+        None => Front::open(&ca.config, router).await?,
+    };
+    let stopped = front.stop.subscribe();
+    let mut running = Running {
+        grpc: grpc.local_addr()?,
+        http: front.address,
+        telemetry: own.as_ref().map(TcpListener::local_addr).transpose()?,
+        ca: ca.clone(),
+        stop: front.stop,
+        listeners: front.listeners,
+        background: background(&ca, leaf, &tls),
+    };
+    running.background.push(tokio::spawn(telemetry.clone().upkeep()));
+    let bounds = front.bounds;
     if let Some(listener) = own {
-        running.listeners.spawn(serve_http(listener, telemetry.router(), stopped.clone()));
+        let door = Door::new("telemetry", bounds.telemetry);
+        let router = Arc::new(ArcSwap::from_pointee(telemetry.router()));
+        running.listeners.spawn(listen::serve_http(listener, door, router, stopped.clone()));
     }
-    running.listeners.spawn(serve_grpc(ca, grpc, tls, stopped));
+    let doors = Doors {
+        arrivals: Door::new("grpc-arrivals", bounds.arrivals),
+        members: Door::new("grpc", bounds.members),
+        strangers: Door::new("grpc-strangers", bounds.strangers),
+    };
+    let incoming = tls::incoming(ca.clone(), grpc, doors, tls);
+    running.listeners.spawn(serve_grpc(ca, incoming, stopped));
     Ok(running)
 }
 
@@ -159,11 +213,16 @@ async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {
         .with_context(|| format!("{key}: cannot listen on {address}; another program may have the port"))
 }
 
-/// The TLS configuration from the recorded identity.
-fn tls_config(ca: &Ca) -> Result<rustls::ServerConfig> {
+/// The recorded TLS identity with its leaf.
+fn tls_identity(ca: &Ca) -> Result<(Certificate, ServerIdentityEntry)> {
     let identity = ca.store.server_identity()?.context("the server has no TLS certificate")?;
-    let leaf = identity.chain.first().context("the server's TLS chain is empty")?;
-    let leaf = Certificate::from_der(leaf)?;
+    let leaf = Certificate::from_der(identity.chain.first().context("the server's TLS chain is empty")?)?;
+    Ok((leaf, identity))
+}
+
+/// The TLS configuration from the recorded identity, and the SHA-256 of its leaf.
+fn tls_config(ca: &Ca) -> Result<([u8; 32], rustls::ServerConfig)> {
+    let (leaf, identity) = tls_identity(ca)?;
     let key = key_id(&identity.key_id)?;
     check_key(&ca.token, key, &leaf).context("TLS key")?;
     let issuers = ca.issuers.load();
@@ -173,10 +232,10 @@ fn tls_config(ca: &Ca) -> Result<rustls::ServerConfig> {
         key,
         client_issuers: issuers.iter().map(|i| i.issuer.name_der().to_vec()).collect(),
     };
-    Ok(tls::server_config(&ca.token, config)?)
+    Ok((leaf.sha256(), tls::server_config(&ca.token, config)?))
 }
 
-fn background(ca: &Arc<Ca>, tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<JoinHandle<()>> {
+fn background(ca: &Arc<Ca>, leaf: [u8; 32], tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
     for issuer in ca.issuers.load().iter() {
         tasks.push(tokio::spawn(publish::run(ca.clone(), issuer.issuer.id().clone())));
@@ -184,35 +243,42 @@ fn background(ca: &Arc<Ca>, tls: &Arc<ArcSwap<rustls::ServerConfig>>) -> Vec<Joi
     let repaired = ca.clone();
     tasks.push(tokio::spawn(async move { issuance::repair(&repaired).await }));
     let (renewed, tls) = (ca.clone(), tls.clone());
-    tasks.push(tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_secs(600)).await;
-            match service_certificates::renew(&renewed).await {
-                Ok(done) if !done.changed => {}
-                Ok(_) => match tls_config(&renewed) {
-                    Ok(config) => tls.store(Arc::new(config)),
-                    Err(error) => tracing::error!(%error, "the new TLS certificate cannot be used"),
-                },
-                Err(error) => tracing::warn!(%error, "the service's own certificates could not be renewed"),
-            }
-        }
-    }));
+    tasks.push(tokio::spawn(keep_certificates(renewed, leaf, tls)));
     tasks
 }
 
-async fn serve_http(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) -> Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        })
-        .await?;
-    Ok(())
+/// Renews the service's own certificates, and serves the recorded TLS certificate, however it came to be recorded: what
+/// fails in one round is tried in the next.
+async fn keep_certificates(ca: Arc<Ca>, mut served: [u8; 32], tls: Arc<ArcSwap<rustls::ServerConfig>>) {
+    for round in 1_u64.. {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // Each attempt records an intent, so it is made less often.
+        if round % 10 == 0
+            && let Err(error) = service_certificates::renew(&ca).await
+        {
+            tracing::warn!(error = format!("{error:#}"), "the service's own certificates could not be renewed");
+        }
+        let next = tokio::task::block_in_place(|| match tls_identity(&ca) {
+            Ok((leaf, _)) if leaf.sha256() == served => Ok(None),
+            _ => tls_config(&ca).map(Some),
+        });
+        match next {
+            Ok(None) => {}
+            Ok(Some((leaf, config))) => {
+                served = leaf;
+                tls.store(Arc::new(config));
+                tracing::info!("the new TLS certificate is served");
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the recorded TLS certificate cannot be served yet");
+            }
+        }
+    }
 }
 
 async fn serve_grpc(
     ca: Arc<Ca>,
-    listener: TcpListener,
-    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    incoming: ReceiverStream<io::Result<TlsStream<Counted>>>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -245,9 +311,11 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_header_list_size(16 * 1024)
+        .max_connection_age(limits::CONNECTION_AGE)
         .layer(Gate::new(ca))
+        .layer(Malformed)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(tls::incoming(listener, tls), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         })
         .await?;
@@ -283,16 +351,58 @@ impl Running {
     }
 }
 
+/// Whether a start failed because the token is away, which may pass. A wrong PIN or key is not that.
+fn is_token_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let token = cause.downcast_ref::<HsmError>();
+        token.is_some_and(|e| e.is_retryable() || matches!(e, HsmError::TokenNotFound { .. }))
+            || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.reason() == "TOKEN_UNAVAILABLE")
+    })
+}
+
+/// Opens the token and all that needs it. While it is away, status is served from the disk.
+async fn open_patiently(config: &Config, store: &Store, pin: &Pin) -> Result<(Arc<Ca>, Option<Front>)> {
+    let (mut front, mut backoff) = (None, Duration::from_secs(1));
+    loop {
+        let attempt = async {
+            let ca = tokio::task::block_in_place(|| {
+                Ca::assemble(config.clone(), store.clone(), open_token(config, pin.clone())?)
+            })?;
+            prepare(&ca).await.map(|()| ca)
+        };
+        let error = match attempt.await {
+            Ok(ca) => return Ok((ca, front)),
+            Err(error) if is_token_away(&error) => error,
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(error = format!("{error:#}"), "the token is away; CRLs from the disk are served meanwhile");
+        if front.is_none() {
+            front = Some(Front::open(config, waiting::router(store, &config.data_dir)?).await?);
+            let status = sd_notify::NotifyState::Status("waiting for the token; serving CRLs from the disk");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, status]);
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(Duration::from_secs(30));
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What keeps the service from starting, or what ended it.
 pub async fn run(config: Config) -> Result<()> {
     let pin = config::read_pin(&config.token.pin)?;
-    let ca = tokio::task::block_in_place(|| open(config, pin, false))?;
-    let mut running = start(ca).await?;
+    let (store, _) = tokio::task::block_in_place(|| open_store(&config, false))?;
+    let (ca, front) = tokio::select! {
+        opened = open_patiently(&config, &store, &pin) => opened?,
+        signal = terminated() => {
+            let _ = tokio::task::spawn_blocking(move || store.close()).await;
+            return signal;
+        }
+    };
+    let mut running = start_behind(ca, front).await?;
     tracing::info!(grpc = %running.grpc, http = %running.http, "serving");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
     let outcome = tokio::select! {
         ended = running.failed() => ended,
         signal = terminated() => signal,

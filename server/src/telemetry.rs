@@ -3,6 +3,7 @@
 use crate::{
     ca::Ca,
     config::{LogFormat, TelemetrySection},
+    limits,
 };
 use axum::{
     Router,
@@ -10,6 +11,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use ca_core::issuer::IssuerState;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::{
     sync::{Arc, OnceLock},
@@ -56,6 +58,7 @@ fn describe() {
     counter!("sealwright_ocsp_total", "OCSP answers, by kind");
     counter!("sealwright_token_failures_total", "Signatures that the token did not make, by class");
     counter!("sealwright_tls_failures_total", "TLS handshakes that failed");
+    counter!("sealwright_connections_refused_total", "Connections closed at once, by listener and why");
     counter!("sealwright_crl_failures_total", "CRLs that could not be made");
     histogram!("sealwright_rpc_seconds", "Time of a gRPC call");
     histogram!("sealwright_sign_seconds", "Time from asking the token until its signature is there");
@@ -115,15 +118,25 @@ impl Telemetry {
         }
     }
 
-    /// Ready means: the clock is right, the journal takes records, each CRL is current, and every issuing key signs.
+    /// Keeps the histograms small, whether or not anybody reads them; runs for the life of the service.
+    pub async fn upkeep(self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if let Some(metrics) = &self.metrics {
+                metrics.run_upkeep();
+            }
+        }
+    }
+
+    /// Ready means: the clock is right, each CRL is current, and the keys that issue now sign.
     ///
     /// # Errors
     /// A sentence naming what is not.
     pub async fn ready(&self) -> Result<(), String> {
-        // One probe a second, whoever asks: it costs a signature of every issuer.
+        // Whoever asks: a probe costs a signature of every active issuer.
         let mut probe = self.probe.lock().await;
         if let Some((at, result)) = probe.as_ref()
-            && at.elapsed() < Duration::from_secs(1)
+            && at.elapsed() < limits::PROBE_AGE
         {
             return result.clone();
         }
@@ -142,6 +155,10 @@ impl Telemetry {
             let stale = self.ca.publisher.current(id).is_none_or(|c| c.next_update <= self.ca.now());
             if stale {
                 return Err(format!("the CRL of {id} is stale"));
+            }
+            // A root's key is for its CRL alone.
+            if loaded.issuer.state() != IssuerState::Active {
+                continue;
             }
             // A text that is no TBSCertificate, TBSCertList or ResponseData: its signature is worth nothing elsewhere.
             let message = format!("sealwright readiness probe, {} at {}", id, self.ca.now());

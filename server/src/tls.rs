@@ -1,7 +1,11 @@
 //! TLS 1.3 for the gRPC listener: the server's key stays in the token, and client certificates are judged by the
 //! journal, call by call.
 
-use crate::limits;
+use crate::{
+    ca::Ca,
+    identity, limits,
+    listen::{self, Counted, Door},
+};
 use arc_swap::ArcSwap;
 use ca_core::key::{KeyAlgorithm, SignatureAlgorithm};
 use hsm::{KeyId, SignRequest, Token};
@@ -16,9 +20,9 @@ use rustls::{
     },
     sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey},
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Semaphore, mpsc},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -164,48 +168,78 @@ pub fn server_config(token: &Token, tls: ServerTls) -> Result<ServerConfig, TlsE
     Ok(config)
 }
 
-/// Accepts connections; handshakes run beside each other, so a slow one holds up nobody.
+/// The doors of the gRPC listener.
+pub struct Doors {
+    /// Connections before the end of the handshake.
+    pub arrivals: Door,
+    /// Connections with a certificate of ours.
+    pub members: Door,
+    /// Other connections.
+    pub strangers: Door,
+}
+
+/// Accepts connections. Who is silent waits outside; handshakes run beside each other, so a slow one holds up nobody;
+/// and strangers have places of their own, so that they cannot take those of the stations.
 pub fn incoming(
+    ca: Arc<Ca>,
     listener: TcpListener,
+    doors: Doors,
     config: Arc<ArcSwap<ServerConfig>>,
-) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+) -> ReceiverStream<io::Result<TlsStream<Counted>>> {
     let (ready, connections) = mpsc::channel(64);
     tokio::spawn(async move {
         let slots = Arc::new(Semaphore::new(limits::HANDSHAKES));
-        while let Ok(slot) = slots.clone().acquire_owned().await {
-            let stream = tokio::select! {
+        let doors = Arc::new(doors);
+        loop {
+            let (stream, address) = tokio::select! {
                 () = ready.closed() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        // Out of file descriptors, most likely: give the others time to end.
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                },
+                accepted = listen::accept(&listener, &doors.arrivals) => accepted,
             };
-            let _ = stream.set_nodelay(true);
-            let acceptor = TlsAcceptor::from(config.load_full());
-            let ready = ready.clone();
+            let (acceptor, slots) = (TlsAcceptor::from(config.load_full()), slots.clone());
+            let (ca, doors, ready) = (ca.clone(), doors.clone(), ready.clone());
             tokio::spawn(async move {
-                let outcome = tokio::time::timeout(limits::HANDSHAKE, acceptor.accept(stream)).await;
-                drop(slot);
+                let outcome = tokio::select! {
+                    () = ready.closed() => return,
+                    outcome = handshake(stream, &acceptor, &slots) => outcome,
+                };
                 match outcome {
-                    Ok(Ok(stream)) => {
-                        let _ = ready.send(Ok(stream)).await;
+                    Ok(mut stream) => {
+                        if settle(&ca, &doors, &mut stream, address) {
+                            let _ = ready.send(Ok(stream)).await;
+                        }
                     }
-                    Ok(Err(error)) => {
+                    Err(error) => {
                         metrics::counter!("sealwright_tls_failures_total").increment(1);
-                        tracing::info!(%error, "TLS handshake failed");
-                    }
-                    Err(_) => {
-                        metrics::counter!("sealwright_tls_failures_total").increment(1);
-                        tracing::info!("TLS handshake timed out");
+                        tracing::info!(%address, %error, "no TLS handshake");
                     }
                 }
             });
         }
     });
     ReceiverStream::new(connections)
+}
+
+async fn handshake(stream: Counted, acceptor: &TlsAcceptor, slots: &Semaphore) -> io::Result<TlsStream<Counted>> {
+    stream.spoken().await?;
+    let shake = async {
+        let _slot = slots.acquire().await.map_err(io::Error::other)?;
+        acceptor.accept(stream).await
+    };
+    tokio::time::timeout(limits::HANDSHAKE, shake).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// Gives the connection its lasting place; false when there is none left.
+fn settle(ca: &Ca, doors: &Doors, stream: &mut TlsStream<Counted>, address: IpAddr) -> bool {
+    let (_, session) = stream.get_ref();
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    // Only for its place: what it may do is judged at each call.
+    let member = leaf.is_some_and(|leaf| identity::identify(ca, leaf).is_ok());
+    let door = if member { &doors.members } else { &doors.strangers };
+    let Some(place) = door.admit(address) else { return false };
+    let (stream, _) = stream.get_mut();
+    stream.move_to(place);
+    if !member {
+        stream.end_after(limits::STRANGER_AGE);
+    }
+    true
 }

@@ -14,14 +14,15 @@ use crate::{
         writer::{Failure, Journal},
     },
     recovery,
-    store::Shared,
+    store::{RevocationHook, Shared},
     view::{Batch, View},
 };
-use ca_core::time::UnixTime;
+use ca_core::{id::IssuerId, time::UnixTime};
 use std::{
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
@@ -100,6 +101,8 @@ pub struct Writer {
     pub shared: Arc<Shared>,
     pub journal: Journal,
     pub queue: Receiver<Message>,
+    /// Issuers whose revocations are durable and not in the index yet.
+    pub untold: BTreeSet<String>,
 }
 
 impl Writer {
@@ -151,6 +154,7 @@ impl Writer {
                     Ok(()) => {
                         tracing::warn!(?state, "the index is in order again");
                         self.shared.healed();
+                        self.tell_revocations();
                     }
                     Err(error) => tracing::error!(%error, "the index cannot be used yet"),
                 }
@@ -183,7 +187,10 @@ impl Writer {
     fn batch(&mut self, jobs: Vec<Box<dyn Job>>) {
         let count = jobs.len();
         let mut answers: Vec<(Box<dyn Job>, Option<StoreError>)> = Vec::with_capacity(count);
-        let ready = self.shared.refusal().map_or_else(|| self.journal.make_room().map_err(StoreError::from), Err);
+        let ready = self.shared.refusal().map_or_else(
+            || self.journal.make_room().map_err(StoreError::from).inspect_err(|e| self.shared.refused(e.clone())),
+            Err,
+        );
         if let Err(error) = ready {
             for job in jobs {
                 job.finish(Some(error.clone()));
@@ -232,7 +239,12 @@ impl Writer {
             job.read_outcome(&self.view(batch), replayed)
         };
         let result = add();
-        if result.is_err() {
+        if result.is_ok() {
+            batch.revoked.extend(events.iter().filter_map(|event| match event {
+                Event::CertificateRevoked(revoked) => Some(revoked.issuer.clone()),
+                _ => None,
+            }));
+        } else {
             batch.bytes.truncate(before.0);
             batch.link = before.1;
             for rows in undo.into_iter().rev() {
@@ -291,7 +303,9 @@ impl Writer {
         let took = self.journal.append(&batch.bytes, batch.link).map_err(|failure| match failure {
             Failure::Refused(error) => {
                 tracing::error!(%error, "the journal refused a batch");
-                StoreError::from(error)
+                let error = StoreError::from(error);
+                self.shared.refused(error.clone());
+                error
             }
             Failure::Poisoned(error) => {
                 tracing::error!(%error, "the journal is poisoned: restart after the disk has been looked at");
@@ -301,12 +315,28 @@ impl Writer {
         })?;
         // From here on the batch has happened, whatever becomes of the index.
         let applied = self.shared.index.apply(&batch.rows, &batch.link, self.journal.store_id());
-        if let Err(error) = applied {
-            tracing::error!(%error, "the index failed and is opened again");
-            self.shared.fail(error);
-        }
         self.shared.kept(&batch.link, batch.bytes.len(), count, took);
+        self.untold.extend(batch.revoked.iter().cloned());
+        match applied {
+            Ok(()) => self.tell_revocations(),
+            Err(error) => {
+                tracing::error!(%error, "the index failed and is opened again");
+                self.shared.fail(error);
+            }
+        }
         Ok(())
+    }
+
+    /// Tells who waits for revocations, once readers can see them.
+    fn tell_revocations(&mut self) {
+        let issuers = std::mem::take(&mut self.untold);
+        let hook = self.shared.on_revocation.read().unwrap_or_else(PoisonError::into_inner);
+        let RevocationHook::Set(tell) = &*hook else { return };
+        for issuer in issuers.into_iter().filter_map(|issuer| IssuerId::new(issuer).ok()) {
+            if catch_unwind(AssertUnwindSafe(|| tell(&issuer))).is_err() {
+                tracing::error!("the hook for revocations panicked");
+            }
+        }
     }
 }
 

@@ -16,6 +16,12 @@ pub type CertificateRef = (IssuerId, SerialNumber);
 /// The role number (`ROLE_ADMIN` of the wire contract) of which each tenant keeps one enabled principal.
 pub const ROLE_ADMIN: u32 = 1;
 
+/// The role number of the service's own principals, the holders of its OCSP, TLS and CA certificates.
+pub const ROLE_SERVICE: u32 = 0;
+
+/// How the names of the service's own principals begin.
+pub const SERVICE_NAMES: &str = "service.";
+
 /// Who holds a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {

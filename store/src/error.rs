@@ -46,7 +46,13 @@ pub enum StoreError {
     /// The device is known otherwise.
     #[error("{0}")]
     DeviceConflict(DeviceConflict),
-    /// The public key belongs to another holder.
+    /// The device has as many live certificates of this profile as one may have.
+    #[error("the device has too many live certificates of this profile; revoke some, or renew one")]
+    DeviceFull,
+    /// A certificate for this public key was revoked because the key was compromised.
+    #[error("this public key is known to be compromised")]
+    KeyCompromised,
+    /// The public key belongs to another holder of the tenant.
     #[error("the public key belongs to another holder")]
     KeyInUse,
     /// The certificate is revoked.
@@ -58,11 +64,26 @@ pub enum StoreError {
     /// The certificate to be replaced has another holder.
     #[error("the certificate to be replaced has another holder")]
     OtherHolder,
+    /// The certificate is being renewed by an earlier request that is not finished.
+    #[error("the certificate is being renewed by another request; send this one again")]
+    InProgress,
+    /// The certificate was renewed too often.
+    #[error("the certificate was renewed too often; try again in {} s", retry_after.as_secs())]
+    TooManySuccessors {
+        /// When one more is allowed.
+        retry_after: Duration,
+    },
     /// The principal is disabled.
     #[error("the principal is disabled")]
     PrincipalDisabled,
-    /// The tenant would have no enabled admin left.
-    #[error("the last admin of a tenant cannot be disabled")]
+    /// A certificate of the service itself (its holder has the role [`crate::ROLE_SERVICE`]).
+    #[error("this is a certificate of the service itself; it is not revoked here")]
+    ServiceCertificate,
+    /// The name is kept for the service itself.
+    #[error("names that begin with {} are kept for the service itself", crate::SERVICE_NAMES)]
+    ReservedName,
+    /// The tenant would have no enabled admin with a certificate in force left.
+    #[error("the tenant would be left without an admin who has a valid certificate; create another admin first")]
     LastAdmin,
     /// A number or time that must rise did not.
     #[error("{0} must rise")]
@@ -105,7 +126,8 @@ impl StoreError {
     /// When the same change may succeed later without anybody doing anything: after how long.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy { retry_after } => Some(*retry_after),
+            Self::Busy { retry_after } | Self::TooManySuccessors { retry_after } => Some(*retry_after),
+            Self::InProgress => Some(Duration::from_secs(1)),
             Self::Full => Some(Duration::from_secs(10)),
             Self::Index(_) => Some(Duration::from_secs(2)),
             _ => None,

@@ -180,6 +180,9 @@ pub struct CertificateRevoked {
     pub comment: String,
 }
 
+/// CRLReason keyCompromise (RFC 5280 5.3.1).
+pub const KEY_COMPROMISE: u32 = 1;
+
 #[derive(Clone, PartialEq, Message)]
 pub struct PrincipalDisabled {
     #[prost(string, tag = "1")]
@@ -251,6 +254,9 @@ pub struct RequestAnswered {
     /// A principal's or a token's name.
     #[prost(string, tag = "6")]
     pub name: String,
+    /// The record before it in the same change answers the same request, and this one adds certificates.
+    #[prost(bool, tag = "7")]
+    pub continues: bool,
 }
 
 pub const ANSWERED_REVOCATION: u32 = 1;

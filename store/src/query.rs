@@ -8,7 +8,10 @@ use crate::{
     },
     error::StoreError,
     event::{HOLDER_DEVICE, HOLDER_PRINCIPAL},
-    index::{key, row::RevokedRow},
+    index::{
+        key,
+        row::{RevocationSequenceRow, RevokedRow},
+    },
     read::time,
     store::Store,
     view::{decode_row, parse_reference},
@@ -177,8 +180,9 @@ impl Store {
         Ok(found)
     }
 
-    /// Shows every revoked certificate of an issuer, in the order of serial numbers of equal length. Gives the sequence
-    /// of the newest record that is surely in it; it may hold a few newer ones.
+    /// Shows every revoked certificate of an issuer, in the order of serial numbers of equal length. A revoked intent
+    /// is none: it was never signed, and never will be. Gives the sequence of the newest record that is surely in it;
+    /// it may hold a few newer ones.
     ///
     /// # Errors
     /// As [`Store::certificate`].
@@ -195,6 +199,9 @@ impl Store {
         let prefix = key::revoked_of(issuer.as_str());
         index.each(&prefix, &mut |key, value| {
             let row: RevokedRow = decode_row(value)?;
+            if row.unsigned {
+                return Ok(());
+            }
             // The serial number's length comes before it.
             let serial = key.get(prefix.len() + 1..).unwrap_or_default();
             let damaged = |_| StoreError::Index("a revoked certificate's key is damaged".to_owned());
@@ -208,6 +215,16 @@ impl Store {
             Ok(())
         })?;
         Ok(sequence)
+    }
+
+    /// Sequence of the newest record that revoked a certificate of the issuer, or raised the reason; 0 when there is
+    /// none. A CRL whose [`crate::CrlEntry::sequence`] is lower lacks something.
+    ///
+    /// # Errors
+    /// As [`Store::certificate`].
+    pub fn revoked_sequence(&self, issuer: &IssuerId) -> Result<u64, StoreError> {
+        let row: Option<RevocationSequenceRow> = self.view().row(&key::revocation_sequence(issuer.as_str()))?;
+        Ok(row.map_or(0, |row| row.sequence))
     }
 
     /// The newest published CRL of an issuer.

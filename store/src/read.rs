@@ -11,10 +11,11 @@ use crate::{
     index::{
         key,
         row::{
-            CertificateRow, CrlRow, DeviceRow, IssuerRow, PrincipalRow, RequestRow, RevokedRow, ServerRow, TokenRow,
+            CertificateRow, CrlRow, DeviceRow, IssuerRow, PrincipalRow, RequestRow, RevokedRow, ServerRow,
+            SuccessorRow, TokenRow,
         },
     },
-    view::{View, parse_reference},
+    view::{View, decode_row, parse_reference},
 };
 use ca_core::{
     id::{DeviceId, IdempotencyKey, IssuerId, PrincipalId, ProfileName, TenantId},
@@ -219,8 +220,15 @@ impl View<'_> {
         let outcome = match self.event(row.record)?.1 {
             Event::IntentMade(e) => RequestOutcome::Issuance(f.id(&e.issuer)?, f.serial(&e.serial)?),
             Event::RequestAnswered(e) => {
-                let certificates: Vec<CertificateRef> =
+                let mut certificates: Vec<CertificateRef> =
                     e.certificates.iter().map(|r| f.reference(r)).collect::<Result<_, _>>()?;
+                for offset in row.further {
+                    let f = Field(self, offset);
+                    let Event::RequestAnswered(more) = self.event(offset)?.1 else { return Err(f.wrong()) };
+                    for reference in &more.certificates {
+                        certificates.push(f.reference(reference)?);
+                    }
+                }
                 match e.kind {
                     event::ANSWERED_REVOCATION => RequestOutcome::Revocation(certificates),
                     event::ANSWERED_PRINCIPAL => RequestOutcome::Principal(f.id(&e.name)?),
@@ -372,6 +380,11 @@ impl View<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// The certificates (and intents) that renew one, oldest first. Those that were given up are not among them.
+    pub(crate) fn successors(&self, issuer: &str, serial: &[u8]) -> Result<Vec<SuccessorRow>, StoreError> {
+        self.all(&key::successors_of(issuer, serial))?.iter().map(|(_, value)| decode_row(value)).collect()
     }
 
     /// The revocation of a certificate as a CRL has it.

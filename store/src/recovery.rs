@@ -19,9 +19,9 @@ use crate::{
 };
 use std::{
     collections::VecDeque,
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::Arc,
 };
@@ -53,6 +53,7 @@ pub fn lock(store: &Path) -> Result<File, OpenError> {
 pub fn make_directories(store: &Path) -> Result<(), OpenError> {
     let journal = segment::directory(store);
     DirBuilder::new().recursive(true).mode(0o700).create(&journal).map_err(at(&journal))?;
+    fs::set_permissions(&journal, Permissions::from_mode(0o700)).map_err(at(&journal))?;
     segment::sync_directory(store).map_err(at(store))?;
     if let Some(parent) = store.parent().filter(|p| !p.as_os_str().is_empty()) {
         segment::sync_directory(parent).map_err(at(parent))?;

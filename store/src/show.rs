@@ -218,6 +218,9 @@ fn fields(event: &Event) -> Vec<(&'static str, String)> {
         }
         Event::RequestAnswered(e) => {
             f.text("requester", &e.requester).text("idempotency_key", &e.idempotency_key).text("name", &e.name);
+            if e.continues {
+                f.text("continues", "yes");
+            }
             for reference in &e.certificates {
                 f.text("issuer", &reference.issuer).octets("serial", &reference.serial);
             }

@@ -15,8 +15,9 @@ use crate::{
     report::{OpenReport, SYNC_BUCKETS_MICROS, Statistics},
     view::View,
 };
-use ca_core::time::UnixTime;
+use ca_core::{id::IssuerId, time::UnixTime};
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::File,
     io,
@@ -27,7 +28,7 @@ use std::{
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How many changes may wait.
@@ -36,6 +37,9 @@ const QUEUE: usize = 1024;
 const BUSY_RETRY: Duration = Duration::from_millis(50);
 /// How often the index is made durable while it changes.
 const CHECKPOINT: Duration = Duration::from_secs(1);
+
+/// For how long a refusal without a hint to try again counts.
+const REFUSED: Duration = Duration::from_secs(10);
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -74,7 +78,25 @@ pub(crate) struct Shared {
     high_water: AtomicU64,
     /// Why nothing is accepted any more.
     failed: RwLock<Option<StoreError>>,
+    /// Why the newest batch was refused, and when; none once a later one was kept.
+    refused: Mutex<Option<(Instant, StoreError)>>,
     statistics: Mutex<Statistics>,
+    pub(crate) on_revocation: RwLock<RevocationHook>,
+}
+
+/// Who is told of revocations.
+#[derive(Default)]
+pub(crate) enum RevocationHook {
+    #[default]
+    None,
+    Set(Box<dyn Fn(&IssuerId) + Send + Sync>),
+    Closed,
+}
+
+impl fmt::Debug for RevocationHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RevocationHook")
+    }
 }
 
 struct Inner {
@@ -114,9 +136,15 @@ impl Shared {
         }
     }
 
+    /// A batch was refused, perhaps only this one.
+    pub(crate) fn refused(&self, error: StoreError) {
+        *locked(&self.refused) = Some((Instant::now(), error));
+    }
+
     /// Counts a batch that is durable.
     pub(crate) fn kept(&self, link: &Link, octets: usize, changes: usize, took: Duration) {
         self.high_water.store(link.time, Ordering::Release);
+        *locked(&self.refused) = None;
         let mut s = locked(&self.statistics);
         s.records = link.sequence;
         s.octets += octets as u64;
@@ -183,7 +211,9 @@ impl Store {
             queued: AtomicUsize::new(0),
             high_water: AtomicU64::new(recovered.link.time),
             failed: RwLock::new(None),
+            refused: Mutex::new(None),
             statistics: Mutex::new(statistics),
+            on_revocation: RwLock::default(),
         });
         Ok((Self { inner: Arc::new(start(shared, journal, lock).map_err(at(dir))?) }, report))
     }
@@ -237,6 +267,33 @@ impl Store {
         told.recv().unwrap_or(Err(StoreError::Closed))
     }
 
+    /// Why changes are refused now; `None` while they are accepted. A journal that is full counts for as long as its
+    /// hint to try again says, or until something fits: nothing but another try can tell.
+    pub fn refusal(&self) -> Option<StoreError> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Some(StoreError::Closed);
+        }
+        let shared = &self.inner.shared;
+        shared.refusal().or_else(|| {
+            let refused = locked(&shared.refused).clone();
+            refused.filter(|(at, error)| at.elapsed() < error.retry_after().unwrap_or(REFUSED)).map(|(_, error)| error)
+        })
+    }
+
+    /// From now on `hook` is told of every issuer whose certificates were revoked, or whose reasons rose, whatever
+    /// change did it: after the records are durable and readers see them, before the change is answered, on the
+    /// writer's thread. It must return soon and make no blocking change. Records of earlier runs are not told. Gives
+    /// false, and keeps the first, when there is a hook already. Closing drops it, so it may own a clone of the store; without
+    /// [`Store::close`] such a clone would keep the store open for ever.
+    pub fn on_revocation(&self, hook: Box<dyn Fn(&IssuerId) + Send + Sync>) -> bool {
+        let mut place = self.inner.shared.on_revocation.write().unwrap_or_else(PoisonError::into_inner);
+        let free = matches!(*place, RevocationHook::None);
+        if free {
+            *place = RevocationHook::Set(hook);
+        }
+        free
+    }
+
     /// The largest time of any durable record. A clock that is behind it runs wrong.
     pub fn high_water(&self) -> UnixTime {
         UnixTime::from_secs(self.inner.shared.high_water.load(Ordering::Acquire))
@@ -267,6 +324,12 @@ impl Store {
         self.inner.shared.fail(StoreError::Index("a test".to_owned()));
     }
 
+    /// Makes the syncs of the index fail, or succeed again.
+    #[cfg(test)]
+    pub(crate) fn fail_index_syncs(&self, fail: bool) {
+        self.inner.shared.index.fail_sync.store(fail, Ordering::Release);
+    }
+
     /// Fails the next sync.
     #[cfg(test)]
     pub(crate) fn fail_next_sync(&self) {
@@ -286,7 +349,7 @@ fn has_segments(dir: &Path) -> io::Result<bool> {
 
 fn start(shared: Arc<Shared>, journal: Journal, lock: File) -> io::Result<Inner> {
     let (queue, waiting) = sync_channel(QUEUE);
-    let writer = Writer { shared: shared.clone(), journal, queue: waiting };
+    let writer = Writer { shared: shared.clone(), journal, queue: waiting, untold: BTreeSet::new() };
     let stop = Arc::new((Mutex::new(false), Condvar::new()));
     let (checkpointed, stopped) = (shared.clone(), stop.clone());
     let threads = vec![
@@ -296,18 +359,34 @@ fn start(shared: Arc<Shared>, journal: Journal, lock: File) -> io::Result<Inner>
     Ok(Inner { shared, queue, closed: AtomicBool::new(false), threads: Mutex::new(threads), stop, _lock: lock })
 }
 
-/// Makes the index durable once a second while it changes, so that little is replayed after a crash.
+/// Makes the index durable once a second while it changes, so that little is replayed after a crash. Where that fails
+/// the journal goes on, for it is the truth, and the next second tries again.
 fn checkpoint(shared: &Shared, stop: &(Mutex<bool>, Condvar)) {
     let (stopped, changed) = stop;
     let mut guard = locked(stopped);
+    let mut failing = false;
     while !*guard {
         guard = changed.wait_timeout(guard, CHECKPOINT).unwrap_or_else(PoisonError::into_inner).0;
-        if !*guard
-            && shared.refusal().is_none()
-            && let Err(error) = shared.index.sync()
-        {
-            tracing::error!(%error, "the index failed and is opened again");
-            shared.fail(error);
+        if *guard || shared.refusal().is_some() {
+            continue;
+        }
+        match shared.index.sync() {
+            Ok(()) if failing => {
+                failing = false;
+                tracing::info!("the index is made durable again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !failing {
+                    failing = true;
+                    tracing::warn!(%error, "the index is not made durable; this is tried again each second");
+                }
+                // What cannot be read either is opened again.
+                if let Err(error) = shared.index.get(key::APPLIED) {
+                    tracing::error!(%error, "the index failed and is opened again");
+                    shared.fail(error);
+                }
+            }
         }
     }
 }
@@ -328,6 +407,9 @@ impl Inner {
             }
             let _ = handle.join();
         }
+        // The hook may own a clone of the store, which must not keep the directory.
+        let place = self.shared.on_revocation.write();
+        drop(std::mem::replace(&mut *place.unwrap_or_else(PoisonError::into_inner), RevocationHook::Closed));
         if self.shared.refusal().is_none()
             && let Err(error) = self.shared.index.set_clean(true)
         {

@@ -18,6 +18,7 @@ fn after_a_failed_sync_nothing_is_accepted_until_a_restart() {
     assert_eq!(store.commit(identity(2), NOW), Err(StoreError::Poisoned));
     assert_eq!(store.commit(identity(3), NOW), Err(StoreError::Poisoned));
     assert!(store.statistics().poisoned);
+    assert_eq!(store.refusal(), Some(StoreError::Poisoned));
     // Readers see what was durable.
     assert_eq!(store.server_identity().unwrap().map(|i| i.key_id), Some(vec![1; 4]));
     store.close();
@@ -77,4 +78,80 @@ fn an_index_that_fails_at_work_is_opened_again() {
     store.close();
     let (_store, report) = Store::open(dir.path(), OpenOptions::default()).unwrap();
     assert_eq!((report.records, report.index), (records, crate::IndexState::Intact));
+}
+
+#[test]
+fn an_index_that_is_not_made_durable_does_not_stop_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), OpenOptions { create: true, ..OpenOptions::default() }).unwrap();
+    store.fail_index_syncs(true);
+    let began = std::time::Instant::now();
+    // Longer than two checkpoints.
+    while began.elapsed() < std::time::Duration::from_millis(2_500) {
+        store.commit(identity(1), NOW).unwrap();
+        assert_eq!(store.refusal(), None);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    store.fail_index_syncs(false);
+    store.commit(identity(2), NOW).unwrap();
+    let clone = store.clone();
+    store.close();
+    assert_eq!(clone.refusal(), Some(StoreError::Closed));
+    drop(clone);
+    // The kernel may have dropped what it failed to write.
+    let (store, report) = Store::open(dir.path(), OpenOptions::default()).unwrap();
+    assert!(matches!(report.index, crate::IndexState::Rebuilt(_)), "{report:?}");
+    assert_eq!(store.server_identity().unwrap().map(|i| i.key_id), Some(vec![2; 4]));
+    store.close();
+    let (_store, report) = Store::open(dir.path(), OpenOptions::default()).unwrap();
+    assert_eq!(report.index, crate::IndexState::Intact);
+}
+
+#[test]
+fn an_index_needs_no_new_descriptor_to_be_made_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), OpenOptions { create: true, ..OpenOptions::default() }).unwrap();
+    // Nothing can be opened by this name any more, as when no descriptors are left.
+    let (index, away) = (dir.path().join("index"), dir.path().join("away"));
+    std::fs::rename(&index, &away).unwrap();
+    store.commit(identity(1), NOW).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    assert_eq!(store.refusal(), None);
+    store.commit(identity(2), NOW).unwrap();
+    std::fs::rename(&away, &index).unwrap();
+    store.close();
+    let (_store, report) = Store::open(dir.path(), OpenOptions::default()).unwrap();
+    assert_eq!(report.index, crate::IndexState::Intact);
+}
+
+#[test]
+fn nobody_else_reads_the_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    fn look(path: &std::path::Path, seen: &mut usize) {
+        for entry in std::fs::read_dir(path).unwrap() {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            let mode = metadata.permissions().mode() & 0o777;
+            assert_eq!(mode, if metadata.is_dir() { 0o700 } else { 0o600 }, "{}", entry.path().display());
+            *seen += 1;
+            if metadata.is_dir() {
+                look(&entry.path(), seen);
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("a/store");
+    let (opened, _) = Store::open(&store, OpenOptions { create: true, ..OpenOptions::default() }).unwrap();
+    opened.commit(identity(1), NOW).unwrap();
+    let mut seen = 0;
+    look(dir.path(), &mut seen);
+    assert!(seen >= 7, "only {seen} files and folders");
+    opened.close();
+    // What an earlier run left open is closed.
+    for open in ["journal", "index"] {
+        std::fs::set_permissions(store.join(open), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::set_permissions(store.join("index/db"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (_opened, _) = Store::open(&store, OpenOptions { create: true, ..OpenOptions::default() }).unwrap();
+    look(dir.path(), &mut seen);
 }

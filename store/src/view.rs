@@ -11,6 +11,7 @@ use crate::{
     },
 };
 use prost::Message;
+use std::collections::BTreeSet;
 
 /// Records that were decided and are not durable yet, and what they do to the index.
 #[derive(Debug)]
@@ -19,13 +20,15 @@ pub struct Batch {
     pub(crate) start: u64,
     pub(crate) bytes: Vec<u8>,
     pub(crate) rows: Rows,
+    /// The issuers that have a certificate revoked in it.
+    pub(crate) revoked: BTreeSet<String>,
     /// The chain after its last record.
     pub(crate) link: Link,
 }
 
 impl Batch {
     pub(crate) fn new(link: Link) -> Self {
-        Self { start: link.end, bytes: Vec::new(), rows: Rows::new(), link }
+        Self { start: link.end, bytes: Vec::new(), rows: Rows::new(), revoked: BTreeSet::new(), link }
     }
 }
 

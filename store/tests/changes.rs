@@ -99,7 +99,11 @@ fn a_device_has_one_anchor_and_an_anchor_one_device() {
     let other_device = Intend { anchor_sha256: Some(hash(9)), ..intend(3, device("d-2")) };
     assert_eq!(store.commit(other_device, NOW), Err(StoreError::DeviceConflict(DeviceConflict::AnchorInUse)));
     assert!(enroll(&store, Intend { anchor_sha256: Some(hash(9)), ..intend(4, device("d-1")) }).is_ok());
-    assert!(enroll(&store, intend(5, device("d-1"))).is_ok());
+    // What is bound to hardware gets nothing without it.
+    assert_eq!(
+        store.commit(intend(5, device("d-1")), NOW),
+        Err(StoreError::DeviceConflict(DeviceConflict::OtherAnchor))
+    );
     let bound = Intend { anchor_sha256: Some(hash(8)), ..intend(6, device("d-1")) };
     assert_eq!(store.commit(bound, NOW), Err(StoreError::DeviceConflict(DeviceConflict::OtherAnchor)));
 }
@@ -437,7 +441,8 @@ fn a_full_queue_is_busy_with_a_hint() {
     let busy = results.iter().filter(|r| matches!(r, Err(e) if e.retry_after().is_some())).count();
     let kept = results.iter().filter(|r| r.is_ok()).count();
     assert_eq!(busy + kept, 3_000);
-    assert!(busy > 1_000 && kept >= 1_024, "{busy} busy, {kept} kept");
+    // The first one is in the queue itself until it is taken.
+    assert!(busy > 1_000 && kept >= 1_023, "{busy} busy, {kept} kept");
     assert_eq!(store.statistics().refused_busy, busy as u64);
 }
 

@@ -138,6 +138,7 @@ fn a_full_disk_refuses_and_recovers_when_there_is_space() {
         }
     };
     assert_eq!(error, StoreError::Full);
+    assert_eq!(store.refusal(), Some(StoreError::Full));
     assert!(kept.len() > 50);
     assert!(!store.statistics().poisoned);
     // What is small may still find room; what is not is refused again, and nothing of it stays.
@@ -147,6 +148,7 @@ fn a_full_disk_refuses_and_recovers_when_there_is_space() {
     assert!(verify(dir.path(), &mut |_| ()).is_ok());
     fs::remove_file(&ballast).unwrap();
     assert_eq!(store.commit(big(10_000), NOW), Ok(Intended::New));
+    assert_eq!(store.refusal(), None);
     store.close();
     let (store, report) = open(dir.path());
     assert_eq!(report.torn_tail, None);

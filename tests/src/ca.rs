@@ -45,6 +45,8 @@ pub struct Options {
     pub other_tenant: bool,
     /// Trusts these TPM vendors.
     pub tpm_roots: Option<PathBuf>,
+    /// With at most this many open files.
+    pub open_files: Option<u32>,
 }
 
 /// A principal that `sealwright dev` makes.
@@ -145,7 +147,14 @@ impl Ca {
 
     fn spawn(&self) -> Result<Child> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(sealwright_bin()?);
+        let mut command = match self.options.open_files {
+            None => Command::new(sealwright_bin()?),
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {most}; exec \"$0\" \"$@\"")).arg(sealwright_bin()?);
+                shell
+            }
+        };
         command.arg("dev").arg("--dir").arg(&self.directory).args(["--grpc-port", "0", "--http-port", "0"]);
         if self.options.other_tenant {
             command.args(["--tenant", "other"]);

@@ -132,9 +132,9 @@ async fn nothing_secret_is_shown() -> Result<()> {
             let found = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
             ensure!(!found, "{} has a secret", file.display());
         }
-        let mode = fs::metadata(&file)?.permissions().mode();
-        ensure!(mode & 0o077 == 0, "{}: mode {mode:o}", file.display());
     }
+    let mode = fs::metadata(ca.directory().join("data"))?.permissions().mode();
+    ensure!(mode & 0o077 == 0, "the data directory has mode {mode:o}");
     for file in files(ca.directory(), &|path| fs::read(path).is_ok_and(|b| b.windows(11).any(|w| w == b"PRIVATE KEY")))?
     {
         let mode = fs::metadata(&file)?.permissions().mode();

@@ -15,7 +15,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 use tests::{
-    api::{Api, Credential, credential, fresh, issued},
+    api::{self, Api, Credential, credential, fresh, issued},
     ca::{Ca, Options},
     device::DeviceKey,
 };
@@ -354,5 +354,22 @@ async fn a_request_that_is_empty_or_garbage_is_answered_by_the_gate_first() -> R
     }
     let mut auditor = ca.role("auditor").await?;
     auditor.certificates.list_certificates(ListCertificatesRequest::default()).await?;
+    ca.finish()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_message_is_refused_as_bad_input() -> Result<()> {
+    let ca = Ca::start()?;
+    let station = ca.role("station").await?;
+    for (method, request) in [
+        ("/sealwright.v1.EnrollmentService/Enroll", vec![0xff; 40]),
+        ("/sealwright.v1.EnrollmentService/Enroll", vec![0x12, 0x7f, 0]),
+        ("/sealwright.v1.CertificateService/GetCertificate", vec![0x0a, 2, 0xff, 0xff]),
+    ] {
+        let refused = call(&station, method, request).await?.err().context("it was taken")?;
+        let refusal = api::refusal(&refused);
+        ensure!((refusal.code, refusal.reason.as_str()) == (Code::InvalidArgument, "MALFORMED_REQUEST"), "{refusal:?}");
+    }
+    ensure!(ca.refusals("MALFORMED_REQUEST")? == 3.0, "not counted");
     ca.finish()
 }

@@ -11,6 +11,9 @@ Ends in order on SIGTERM and SIGINT: calls in progress finish, within ten second
 pub struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Vouch for the clock: issue although it disagrees with the journal. For this one run
+    #[arg(long)]
+    accept_clock: bool,
 }
 
 /// Runs the service until it is told to stop.
@@ -18,7 +21,8 @@ pub struct ServeArgs {
 /// # Errors
 /// What keeps it from starting, or what ended it.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let config = args.config.load()?;
+    let mut config = args.config.load()?;
+    config.accept_clock = args.accept_clock;
     if config.data_dir.is_dir() {
         private_dir(&config.data_dir)?;
     }

@@ -1,11 +1,11 @@
 //! Principals and enrollment tokens.
 
-use super::{Change, Decided, answered, is_replay, limit, sealed::Decide};
+use super::{Change, Decided, answered, is_replay, issuance::may_live, limit, sealed::Decide};
 use crate::{
-    entry::{PrincipalEntry, ROLE_ADMIN, RequestOutcome, TokenDevice, TokenEntry},
+    entry::{PrincipalEntry, ROLE_ADMIN, ROLE_SERVICE, RequestOutcome, TokenDevice, TokenEntry},
     error::StoreError,
     event::{
-        ANSWERED_PRINCIPAL, ANSWERED_TOKEN, CertificateRevoked, Event, HOLDER_PRINCIPAL, PrincipalDisabled,
+        ANSWERED_PRINCIPAL, ANSWERED_TOKEN, CertificateRevoked, Event, HOLDER_PRINCIPAL, PrincipalDisabled, Reference,
         TokenCreated,
     },
     index::{key, row::PrincipalRow},
@@ -21,7 +21,7 @@ use ca_core::{
 pub struct DisablePrincipal {
     /// The tenant.
     pub tenant: TenantId,
-    /// The principal. `LastAdmin` when the tenant would have no enabled admin left.
+    /// The principal. `LastAdmin` when the tenant would have no enabled admin left that has a certificate in force.
     pub principal: PrincipalId,
     /// Who asks; at most 200 octets.
     pub by: String,
@@ -70,17 +70,19 @@ impl Change for DisablePrincipal {
 }
 
 impl Decide for DisablePrincipal {
-    fn decide(&self, view: &View<'_>, _: UnixTime) -> Result<Decided, StoreError> {
+    fn decide(&self, view: &View<'_>, now: UnixTime) -> Result<Decided, StoreError> {
         let tenant = self.tenant.as_str();
         let name = self.principal.as_str();
         let key = self.idempotency_key.as_str();
         if is_replay(view, tenant, &self.by, key, &self.request_sha256)? {
             return Ok(Decided::default());
         }
-        let row: PrincipalRow = view.row(&key::principal(tenant, name))?.ok_or(StoreError::NotFound("principal"))?;
+        // The service's own principals are nobody that a tenant could disable.
+        let row = view.row(&key::principal(tenant, name))?.filter(|row: &PrincipalRow| row.role != ROLE_SERVICE);
+        let row = row.ok_or(StoreError::NotFound("principal"))?;
         let mut events: Vec<Event> = Vec::new();
         if row.disabled == 0 {
-            if row.role == ROLE_ADMIN && !self.another_admin(view)? {
+            if row.role == ROLE_ADMIN && !an_admin_stays(view, tenant, now, |other, _| other == name)? {
                 return Err(StoreError::LastAdmin);
             }
             events.push(PrincipalDisabled { principal: name.to_owned(), by: self.by.clone() }.into());
@@ -105,18 +107,28 @@ impl Decide for DisablePrincipal {
     }
 }
 
-impl DisablePrincipal {
-    /// Whether the tenant has another enabled admin who was ever issued a certificate.
-    fn another_admin(&self, view: &View<'_>) -> Result<bool, StoreError> {
-        let own = key::principal(self.tenant.as_str(), self.principal.as_str());
-        for (key, value) in view.all(&key::principals(self.tenant.as_str()))? {
-            let row: PrincipalRow = decode_row(&value)?;
-            if key != own && row.role == ROLE_ADMIN && row.disabled == 0 && row.first_sequence != 0 {
-                return Ok(true);
-            }
+/// Whether the tenant keeps an enabled admin with a certificate that works, when those for which `gone` says so (by
+/// principal and certificate) are gone.
+pub(super) fn an_admin_stays(
+    view: &View<'_>,
+    tenant: &str,
+    now: UnixTime,
+    gone: impl Fn(&str, &Reference) -> bool,
+) -> Result<bool, StoreError> {
+    let prefix = key::principals(tenant);
+    for (key, value) in view.all(&prefix)? {
+        let row: PrincipalRow = decode_row(&value)?;
+        if row.role != ROLE_ADMIN || row.disabled != 0 {
+            continue;
         }
-        Ok(false)
+        // The name's length comes before it.
+        let name = std::str::from_utf8(key.get(prefix.len() + 1..).unwrap_or_default()).unwrap_or_default();
+        let held = view.held_by(tenant, HOLDER_PRINCIPAL, name)?;
+        if held.iter().any(|(reference, row)| row.issued != 0 && may_live(row, now) && !gone(name, reference)) {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 impl Change for CreateToken {

@@ -2,9 +2,11 @@
 
 use super::{Change, Decided, is_replay, limit, sealed::Decide};
 use crate::{
-    entry::{AttestationRecord, CertificateEntry, CertificateRef, Holder},
+    entry::{AttestationRecord, CertificateEntry, CertificateRef, Holder, ROLE_SERVICE, SERVICE_NAMES},
     error::{DeviceConflict, StoreError},
-    event::{Attestation, CertificateRevoked, Event, HOLDER_DEVICE, HOLDER_PRINCIPAL, IntentMade, Reference},
+    event::{
+        Attestation, CertificateRevoked, Event, HOLDER_DEVICE, HOLDER_PRINCIPAL, IntentAborted, IntentMade, Reference,
+    },
     index::{
         key,
         row::{CertificateRow, DeviceRow, IssuerRow, KeyHolderRow, PrincipalRow, TokenRow},
@@ -18,6 +20,7 @@ use ca_core::{
     serial::SerialNumber,
     time::UnixTime,
 };
+use std::time::Duration;
 
 /// What to do about a device that has a certificate that is neither revoked nor expired, when it is enrolled anew
 /// (not renewed).
@@ -48,9 +51,11 @@ pub struct Intend {
     pub profile_sha256: [u8; 32],
     /// The holder.
     pub holder: Holder,
-    /// Creates the principal too; `AlreadyExists` when its name was ever used.
+    /// Creates the principal too; `AlreadyExists` when its name was ever used, `ReservedName` when the role is
+    /// [`crate::ROLE_SERVICE`] and the name does not begin with [`crate::SERVICE_NAMES`], or the other way round.
     pub new_principal: bool,
-    /// What to do about a device that has a live certificate; without meaning when `replaces` is set.
+    /// What to do about a device that has a live certificate; without meaning when `replaces` is set. Where it is
+    /// allowed, `DeviceFull` when it has 16 of this profile.
     pub existing: ExistingDevice,
     /// Who asks, for example `principal:line-1`, `token:<id>`, `attestation:<hash>`, `device:<id>`; at most 200 octets.
     pub requester: String,
@@ -58,16 +63,18 @@ pub struct Intend {
     pub idempotency_key: IdempotencyKey,
     /// SHA-256 of the request; another one under the same key is an `IdempotencyConflict`.
     pub request_sha256: [u8; 32],
-    /// SHA-256 of the DER SubjectPublicKeyInfo; `KeyInUse` when another holder has it.
+    /// SHA-256 of the DER SubjectPublicKeyInfo; `KeyInUse` when another holder of the tenant has it, `KeyCompromised`
+    /// when a certificate for it was ever revoked with reason keyCompromise, whoever's it was.
     pub spki_sha256: [u8; 32],
-    /// The enrollment token that is used up by this.
+    /// The enrollment token that is used up by this. `TokenUnknown` when the principal that made it is disabled.
     pub token_id: Option<String>,
     /// SHA-256 of the attestation anchor; binds the device to it for ever.
     pub anchor_sha256: Option<[u8; 32]>,
     /// What attestation established.
     pub attestation: Option<AttestationRecord>,
     /// The certificate that this one renews: same holder, issued and not revoked. An earlier successor of it that was
-    /// not confirmed is revoked as superseded.
+    /// not confirmed is revoked as superseded. One that has no signature yet is `InProgress` for two minutes and then
+    /// given up. `TooManySuccessors` when it was given eight within 24 hours.
     pub replaces: Option<CertificateRef>,
     /// Start of validity.
     pub not_before: UnixTime,
@@ -85,8 +92,20 @@ pub enum Intended {
     Replay(Box<CertificateEntry>),
 }
 
+/// How many live certificates (and open intents) of one profile a device may have when it is enrolled once more. A
+/// device needs one, a second while the first is given up, and a few when a bench enrolls it again and again; more are
+/// a loop or an attack, and every one of them may end on a CRL. Renewals are bounded by [`MAX_SUCCESSORS`].
+const MAX_LIVE: usize = 16;
 /// The longest TBSCertificate, in octets.
 const MAX_TBS: usize = 32 * 1024;
+/// How many successors one certificate may be given within [`SUCCESSOR_WINDOW`]. One is needed. Each one that is
+/// renewed again before it is confirmed is revoked and stays on the CRL until it expires, so a device in a loop, or
+/// whoever stole its key, must not make them at will.
+const MAX_SUCCESSORS: usize = 8;
+/// See [`MAX_SUCCESSORS`].
+const SUCCESSOR_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// For so long an open intent is believed to be on its way to its signature; longer than any deadline of the token.
+const INTENT_GRACE: Duration = Duration::from_secs(120);
 /// CRLReason superseded.
 pub(super) const SUPERSEDED: u32 = 4;
 
@@ -128,8 +147,11 @@ impl Decide for Intend {
             self.check_token(view, token_id, now)?;
         }
         let (kind, id) = holder_of(&self.holder);
-        let key_holder: Option<KeyHolderRow> = view.row(&key::spki(&self.spki_sha256))?;
-        if key_holder.is_some_and(|row| row.tenant != tenant || row.holder_kind != kind || row.holder_id != id) {
+        if view.has(&key::compromised(&self.spki_sha256))? {
+            return Err(StoreError::KeyCompromised);
+        }
+        let key_holder: Option<KeyHolderRow> = view.row(&key::spki(tenant, &self.spki_sha256))?;
+        if key_holder.is_some_and(|row| row.holder_kind != kind || row.holder_id != id) {
             return Err(StoreError::KeyInUse);
         }
         match &self.holder {
@@ -138,7 +160,7 @@ impl Decide for Intend {
         }
         let mut events = Vec::new();
         if let Some(replaced) = &self.replaces {
-            events.extend(self.check_predecessor(view, replaced, kind, id)?);
+            events.extend(self.check_predecessor(view, replaced, (kind, id), now)?);
         }
         events.push(self.event().into());
         Ok(Decided { tenant: tenant.to_owned(), events })
@@ -168,17 +190,24 @@ impl Intend {
                 return Err(StoreError::DeviceConflict(DeviceConflict::AnchorInUse));
             }
         }
-        if self.replaces.is_none() && self.existing == ExistingDevice::Refuse {
-            let held = view.held_by(tenant, HOLDER_DEVICE, id)?;
-            if held.iter().any(|(_, row)| may_live(row, now)) {
-                return Err(StoreError::DeviceConflict(DeviceConflict::DeviceExists));
-            }
+        if self.replaces.is_some() {
+            return Ok(());
         }
-        Ok(())
+        let mut live = view.held_by(tenant, HOLDER_DEVICE, id)?;
+        live.retain(|(_, row)| may_live(row, now));
+        if self.existing == ExistingDevice::Refuse && !live.is_empty() {
+            return Err(StoreError::DeviceConflict(DeviceConflict::DeviceExists));
+        }
+        let same_profile = live.iter().filter(|(_, row)| row.profile == self.profile.as_str()).count();
+        if same_profile >= MAX_LIVE { Err(StoreError::DeviceFull) } else { Ok(()) }
     }
 
     fn check_principal(&self, view: &View<'_>, id: &str, role: u32) -> Result<(), StoreError> {
         let known: Option<PrincipalRow> = view.row(&key::principal(self.tenant.as_str(), id))?;
+        // Only the service makes holders of its own certificates, and nobody else may look like one.
+        if self.new_principal && (role == ROLE_SERVICE) != id.starts_with(SERVICE_NAMES) {
+            return Err(StoreError::ReservedName);
+        }
         match (known, self.new_principal) {
             (None, true) => Ok(()),
             (Some(_), true) => Err(StoreError::AlreadyExists("principal")),
@@ -200,9 +229,16 @@ impl Intend {
         }
         // The caller has checked it too; a token for one profile must never open another.
         match view.event(row.created)?.1 {
-            Event::TokenCreated(token) if token.profile == self.profile.as_str() => Ok(()),
+            Event::TokenCreated(token) if token.profile == self.profile.as_str() => self.check_creator(view, &token.by),
             _ => Err(StoreError::TokenUnknown),
         }
+    }
+
+    /// Whoever is disabled leaves no open doors behind.
+    fn check_creator(&self, view: &View<'_>, by: &str) -> Result<(), StoreError> {
+        let Some(principal) = by.strip_prefix("principal:") else { return Ok(()) };
+        let row: Option<PrincipalRow> = view.row(&key::principal(self.tenant.as_str(), principal))?;
+        if row.is_some_and(|row| row.disabled == 0) { Ok(()) } else { Err(StoreError::TokenUnknown) }
     }
 
     /// The certificate to be renewed must be the holder's and in force; of its successors only this one stays.
@@ -210,8 +246,8 @@ impl Intend {
         &self,
         view: &View<'_>,
         (issuer, serial): &CertificateRef,
-        kind: u32,
-        id: &str,
+        (kind, id): (u32, &str),
+        now: UnixTime,
     ) -> Result<Option<Event>, StoreError> {
         let row = view
             .certificate_row(issuer.as_str(), serial.as_be_bytes())?
@@ -226,26 +262,55 @@ impl Intend {
         if row.issued == 0 {
             return Err(StoreError::WrongState("issued"));
         }
+        let superseding = self.earlier_successor(view, &row, now)?;
+        let since = now.as_secs().saturating_sub(SUCCESSOR_WINDOW.as_secs());
+        let mut times: Vec<u64> =
+            view.successors(issuer.as_str(), serial.as_be_bytes())?.iter().map(|s| s.time).collect();
+        times.retain(|time| *time > since);
+        // Times never fall, so the one that must leave the window first is this many from the end.
+        match times.len().checked_sub(MAX_SUCCESSORS).and_then(|first| times.get(first)) {
+            None => Ok(superseding),
+            Some(time) => Err(StoreError::TooManySuccessors { retry_after: Duration::from_secs(time - since) }),
+        }
+    }
+
+    /// Makes room for this successor: the newest one, where it was neither confirmed nor used, gives way.
+    fn earlier_successor(
+        &self,
+        view: &View<'_>,
+        row: &CertificateRow,
+        now: UnixTime,
+    ) -> Result<Option<Event>, StoreError> {
         if row.successor.is_empty() {
             return Ok(None);
         }
-        let earlier = parse_reference(&row.successor)?;
-        let Some(successor) = view.certificate_row(&earlier.issuer, &earlier.serial)? else { return Ok(None) };
-        if successor.installed != 0 && successor.revoked == 0 {
+        let Reference { issuer, serial } = parse_reference(&row.successor)?;
+        let Some(successor) = view.certificate_row(&issuer, &serial)? else { return Ok(None) };
+        if successor.revoked != 0 || successor.aborted != 0 {
+            return Ok(None);
+        }
+        if successor.installed != 0 {
             // The confirmation has revoked the predecessor, so this is never reached; it must not be passed either.
             return Err(StoreError::Revoked);
         }
-        Ok((successor.revoked == 0 && successor.aborted == 0).then(|| {
-            CertificateRevoked {
-                issuer: earlier.issuer,
-                serial: earlier.serial,
+        if successor.issued != 0 {
+            let event = CertificateRevoked {
+                issuer,
+                serial,
                 reason: SUPERSEDED,
                 invalidity_date: None,
                 by: self.requester.clone(),
                 comment: "renewed again before it was confirmed".to_owned(),
-            }
-            .into()
-        }))
+            };
+            return Ok(Some(event.into()));
+        }
+        let (_, intended_at, _) = view.intent(successor.intent)?;
+        if now.as_secs().saturating_sub(intended_at) < INTENT_GRACE.as_secs() {
+            return Err(StoreError::InProgress);
+        }
+        // It was never signed, so there is nothing to revoke.
+        let reason = "renewed again after nobody had finished it".to_owned();
+        Ok(Some(IntentAborted { issuer, serial, reason }.into()))
     }
 
     fn event(&self) -> IntentMade {

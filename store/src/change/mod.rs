@@ -86,8 +86,40 @@ fn answered(
         kind,
         certificates,
         name: name.to_owned(),
+        continues: false,
     }
     .into()
+}
+
+/// How many certificates one record names at most, so that it fits whatever the names' lengths are.
+const MAX_REFERENCES: usize = 256;
+
+/// The records that close a request that has any number of certificates: at least one.
+fn answered_with_certificates(
+    requester: &str,
+    idempotency_key: &str,
+    request_sha256: &[u8; 32],
+    kind: u32,
+    mut certificates: Vec<Reference>,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        let rest = certificates.split_off(certificates.len().min(MAX_REFERENCES));
+        let answer = RequestAnswered {
+            requester: requester.to_owned(),
+            idempotency_key: idempotency_key.to_owned(),
+            request_sha256: request_sha256.to_vec(),
+            kind,
+            certificates,
+            name: String::new(),
+            continues: !events.is_empty(),
+        };
+        events.push(answer.into());
+        if rest.is_empty() {
+            return events;
+        }
+        certificates = rest;
+    }
 }
 
 fn certificate(view: &View<'_>, issuer: &IssuerId, serial: &SerialNumber) -> Result<CertificateEntry, StoreError> {

@@ -1,17 +1,21 @@
 //! Revocation and CRL numbers.
 
-use super::{Change, Decided, answered, certificate, is_replay, issuance::may_live, limit, sealed::Decide};
+use super::{
+    Change, Decided, access::an_admin_stays, answered_with_certificates, certificate, is_replay, issuance::may_live,
+    limit, sealed::Decide,
+};
 use crate::{
-    entry::{CertificateEntry, RequestOutcome},
+    entry::{CertificateEntry, ROLE_ADMIN, ROLE_SERVICE, RequestOutcome},
     error::StoreError,
     event::{
-        ANSWERED_REVOCATION, CertificateRevoked, CrlNumberReserved, CrlPublished, Event, HOLDER_DEVICE, Reference,
+        ANSWERED_REVOCATION, CertificateRevoked, CrlNumberReserved, CrlPublished, Event, HOLDER_DEVICE,
+        HOLDER_PRINCIPAL, KEY_COMPROMISE, Reference,
     },
     index::{
         key,
-        row::{CertificateRow, CrlRow, IssuerRow},
+        row::{CertificateRow, CrlRow, IssuerRow, PrincipalRow},
     },
-    view::View,
+    view::{View, parse_reference},
 };
 use ca_core::{
     id::{DeviceId, IdempotencyKey, IssuerId, TenantId},
@@ -22,7 +26,8 @@ use ca_core::{
 /// What to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevokeTarget {
-    /// One certificate, or the intent of one.
+    /// One certificate, or the intent of one; with reason keyCompromise (1) also what renews it and is not installed.
+    /// The service's own are refused with `ServiceCertificate`, the last one of the last admin with `LastAdmin`.
     Certificate(IssuerId, SerialNumber),
     /// Every certificate (and open intent) of a device that is neither revoked nor expired.
     Device(DeviceId),
@@ -56,7 +61,8 @@ pub struct ReserveCrlNumber {
     pub issuer: IssuerId,
 }
 
-/// Records that a CRL was published. Its number must have been reserved and be higher than the last (`NotRising`).
+/// Records that a CRL was published. Its number must have been reserved and be higher than the last, and its content
+/// not older (`NotRising`). Its times are as the clock had them.
 #[derive(Clone, Debug)]
 pub struct PublishCrl {
     /// The issuer.
@@ -75,8 +81,6 @@ pub struct PublishCrl {
 
 /// The longest comment, in octets.
 const MAX_COMMENT: usize = 1024;
-/// CRLReason keyCompromise.
-const KEY_COMPROMISE: u32 = 1;
 
 impl Change for Revoke {
     type Outcome = Vec<CertificateEntry>;
@@ -102,11 +106,17 @@ impl Decide for Revoke {
         }
         let targets = self.targets(view, now)?;
         let mut events: Vec<Event> = Vec::new();
-        for (reference, row) in &targets {
-            events.extend(self.revocation(view, reference, row)?.map(Event::from));
+        for (index, (reference, row)) in targets.iter().enumerate() {
+            let mut revocation = self.revocation(view, reference, row)?;
+            if let (Some(revocation), RevokeTarget::Certificate(..), 1..) = (&mut revocation, &self.target, index) {
+                revocation.invalidity_date = None;
+                revocation.comment = "the key of the certificate that it renews is compromised".to_owned();
+            }
+            events.extend(revocation.map(Event::from));
         }
         let references = targets.into_iter().map(|(reference, _)| reference).collect();
-        events.push(answered(&self.by, key, &self.request_sha256, ANSWERED_REVOCATION, references, ""));
+        let hash = &self.request_sha256;
+        events.extend(answered_with_certificates(&self.by, key, hash, ANSWERED_REVOCATION, references));
         Ok(Decided { tenant: tenant.to_owned(), events })
     }
 }
@@ -124,7 +134,15 @@ impl Revoke {
                 if row.aborted != 0 {
                     return Err(StoreError::WrongState("issued"));
                 }
-                Ok(vec![(reference, row)])
+                let holder = holder(view, &row)?;
+                let mut targets = vec![(reference, row)];
+                if u32::from(self.reason) == KEY_COMPROMISE {
+                    add_successors(view, &mut targets)?;
+                }
+                if holder.is_some_and(|holder| holder.role == ROLE_ADMIN && holder.disabled == 0) {
+                    keep_an_admin(view, tenant, now, &targets)?;
+                }
+                Ok(targets)
             }
             RevokeTarget::Device(device) => {
                 if !view.has(&key::device(tenant, device.as_str()))? {
@@ -160,6 +178,49 @@ impl Revoke {
             comment: self.comment.clone(),
         }))
     }
+}
+
+/// The principal that holds the certificate. The service replaces its own certificates by itself; revoking its CA by
+/// a slip would end every device at once.
+fn holder(view: &View<'_>, row: &CertificateRow) -> Result<Option<PrincipalRow>, StoreError> {
+    if row.holder_kind != HOLDER_PRINCIPAL {
+        return Ok(None);
+    }
+    let holder: Option<PrincipalRow> = view.row(&key::principal(&row.tenant, &row.holder_id))?;
+    match holder {
+        Some(holder) if holder.role != ROLE_SERVICE => Ok(Some(holder)),
+        _ => Err(StoreError::ServiceCertificate),
+    }
+}
+
+/// Adds the certificates and intents that renew those in `targets` and were never seen at their holder: whoever stole
+/// the key may have asked for them.
+fn add_successors(view: &View<'_>, targets: &mut Vec<(Reference, CertificateRow)>) -> Result<(), StoreError> {
+    let mut looked_at = 0;
+    while let Some((Reference { issuer, serial }, _)) = targets.get(looked_at) {
+        let successors = view.successors(issuer, serial)?;
+        looked_at += 1;
+        for successor in successors {
+            let reference = parse_reference(&successor.reference)?;
+            let row = view.certificate_row(&reference.issuer, &reference.serial)?;
+            if let Some(row) = row.filter(|row| row.installed == 0 && row.revoked == 0 && row.aborted == 0) {
+                targets.push((reference, row));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The last certificate that works of the last admin stays: without it nobody could make another.
+fn keep_an_admin(
+    view: &View<'_>,
+    tenant: &str,
+    now: UnixTime,
+    targets: &[(Reference, CertificateRow)],
+) -> Result<(), StoreError> {
+    let works = targets.iter().any(|(_, row)| row.issued != 0 && may_live(row, now));
+    let gone = |_: &str, reference: &Reference| targets.iter().any(|(target, _)| target == reference);
+    if works && !an_admin_stays(view, tenant, now, gone)? { Err(StoreError::LastAdmin) } else { Ok(()) }
 }
 
 fn issuer_row(view: &View<'_>, issuer: &IssuerId) -> Result<IssuerRow, StoreError> {
@@ -203,9 +264,10 @@ impl Decide for PublishCrl {
         if self.number <= row.published_number || self.number > row.reserved {
             return Err(StoreError::NotRising("a CRL number"));
         }
-        // An older view than the last one would lose revocations.
+        // An older view than the last one would lose revocations. Times are not compared: a clock that was wrong once
+        // must not keep later CRLs from being published.
         let last = view.crl(self.issuer.as_str())?;
-        if last.is_some_and(|crl| self.sequence < crl.sequence || self.this_update < crl.this_update) {
+        if last.is_some_and(|crl| self.sequence < crl.sequence) {
             return Err(StoreError::NotRising("a CRL's content"));
         }
         let event = CrlPublished {

@@ -54,9 +54,14 @@ pub fn request(tenant: &str, requester: &str, key: &str) -> Vec<u8> {
     Key::new(b'R').text(tenant).text(requester).text(key).done()
 }
 
-/// The holder of a public key.
-pub fn spki(sha256: &[u8]) -> Vec<u8> {
-    Key::new(b'S').octets(sha256).done()
+/// The holder of a public key. For each tenant apart: one does not learn which keys another has.
+pub fn spki(tenant: &str, sha256: &[u8]) -> Vec<u8> {
+    Key::new(b'S').text(tenant).octets(sha256).done()
+}
+
+/// A public key that is compromised, for all tenants.
+pub fn compromised(spki_sha256: &[u8]) -> Vec<u8> {
+    Key::new(b'X').octets(spki_sha256).done()
 }
 
 /// An open intent, by the sequence of its record.
@@ -72,6 +77,11 @@ pub fn held_by(tenant: &str, kind: u32, id: &str) -> Vec<u8> {
 /// The certificates of a tenant, by the sequence of their issuance.
 pub fn of_tenant(tenant: &str) -> Vec<u8> {
     Key::new(b'T').text(tenant).done()
+}
+
+/// The certificates that renew a certificate and were not given up, by the sequence of their intents.
+pub fn successors_of(issuer: &str, serial: &[u8]) -> Vec<u8> {
+    Key::new(b'W').text(issuer).octets(serial).done()
 }
 
 /// A listing's entry.
@@ -138,6 +148,11 @@ pub fn revoked_of(issuer: &str) -> Vec<u8> {
 /// A revoked certificate.
 pub fn revoked(issuer: &str, serial: &[u8]) -> Vec<u8> {
     Key::new(b'Z').text(issuer).octets(serial).done()
+}
+
+/// The newest record that revoked a certificate of an issuer.
+pub fn revocation_sequence(issuer: &str) -> Vec<u8> {
+    Key::new(b'z').text(issuer).done()
 }
 
 /// The value that leads to a certificate: the certificate's key without its letter.

@@ -13,8 +13,9 @@ use prost::Message;
 use row::{Applied, Lifecycle};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, DirBuilder, File, Permissions},
     io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -24,7 +25,7 @@ use std::{
 };
 
 /// The index's own format. Another one is rebuilt.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// What sled may keep in memory.
 const CACHE_OCTETS: u64 = 16 * 1024 * 1024;
 /// How many entries one scan takes at a time.
@@ -43,9 +44,20 @@ pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 
 #[derive(Debug)]
 pub(crate) struct Index {
     /// None while it is being made anew.
-    db: RwLock<Option<sled::Db>>,
-    dir: PathBuf,
+    db: RwLock<Option<Opened>>,
     dirty: AtomicBool,
+    /// A sync failed, so the kernel may have dropped pages: the next start makes the index anew.
+    doubtful: AtomicBool,
+    /// Lets a test fail the syncs.
+    #[cfg(test)]
+    pub(crate) fail_sync: AtomicBool,
+}
+
+/// sled, and its file: kept open, so that making it durable needs no new descriptor.
+#[derive(Debug)]
+struct Opened {
+    db: sled::Db,
+    file: File,
 }
 
 /// Where the index is.
@@ -84,16 +96,29 @@ impl Index {
     /// Opens it, whatever is in it.
     pub fn open(store: &Path) -> Result<Self, StoreError> {
         let dir = directory(store);
+        let failed = |error: io::Error| StoreError::Index(error.to_string());
+        // Before sled makes it for everybody to read.
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         let config =
             sled::Config::new().path(&dir).cache_capacity(CACHE_OCTETS).flush_every_ms(None).use_compression(false);
         let db = guard(|| config.open())?;
-        Ok(Self { db: RwLock::new(Some(db)), dir, dirty: AtomicBool::new(false) })
+        if let Err(error) = make_private(&dir) {
+            tracing::warn!(%error, dir = %dir.display(), "others may be able to read the index");
+        }
+        let file = File::open(dir.join("db")).map_err(failed)?;
+        Ok(Self {
+            db: RwLock::new(Some(Opened { db, file })),
+            dirty: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
+            #[cfg(test)]
+            fail_sync: AtomicBool::new(false),
+        })
     }
 
     fn with<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(db) = db.as_ref() else { return Err(StoreError::Index("it is away".to_owned())) };
-        guard(|| call(db))
+        let Some(opened) = db.as_ref() else { return Err(StoreError::Index("it is away".to_owned())) };
+        guard(|| call(&opened.db))
     }
 
     /// Lets go of the files, so that they can be opened again. Reads fail until [`Index::adopt`].
@@ -195,20 +220,55 @@ impl Index {
         Ok(!left.clean && (boot.is_empty() || left.boot_id != boot))
     }
 
-    /// Says durably whether it is in use.
+    /// Says durably whether it is in use. One that is in doubt is never left as clean.
     pub fn set_clean(&self, clean: bool) -> Result<(), StoreError> {
-        let lifecycle = Lifecycle { clean, boot_id: boot_id() };
+        let doubtful = self.doubtful.load(Ordering::Acquire);
+        // No boot has an empty identity.
+        let boot_id = if doubtful { String::new() } else { boot_id() };
+        let lifecycle = Lifecycle { clean: clean && !doubtful, boot_id };
         self.with(|db| db.insert(key::LIFECYCLE, lifecycle.encode_to_vec()))?;
         self.dirty.store(true, Ordering::Release);
         self.sync()
     }
 
-    /// Makes it durable where it changed. sled's own flush ends in the page cache.
+    /// Makes it durable where it changed. sled's own flush ends in the page cache. After an error it is still to be
+    /// made durable.
     pub fn sync(&self) -> Result<(), StoreError> {
         if !self.dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        self.with(|db| db.flush())?;
-        File::open(self.dir.join("db")).and_then(|file| file.sync_data()).map_err(|e| StoreError::Index(e.to_string()))
+        let result = self.with(|db| db.flush()).and_then(|_| {
+            self.sync_file().inspect_err(|_| {
+                if !self.doubtful.swap(true, Ordering::AcqRel) {
+                    let lifecycle = Lifecycle { clean: false, boot_id: String::new() };
+                    let _ = self.with(|db| db.insert(key::LIFECYCLE, lifecycle.encode_to_vec()));
+                }
+            })
+        });
+        if result.is_err() {
+            self.dirty.store(true, Ordering::Release);
+        }
+        result
     }
+
+    fn sync_file(&self) -> Result<(), StoreError> {
+        #[cfg(test)]
+        if self.fail_sync.load(Ordering::Acquire) {
+            return Err(StoreError::Index("a test failed this sync".to_owned()));
+        }
+        let opened = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(opened) = opened.as_ref() else { return Err(StoreError::Index("it is away".to_owned())) };
+        opened.file.sync_data().map_err(|error| StoreError::Index(error.to_string()))
+    }
+}
+
+/// Nobody else reads what the index says, also where sled or an earlier run made files for everybody.
+fn make_private(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
+        fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }

@@ -3,13 +3,13 @@
 use super::{
     Rows, key,
     row::{
-        CertificateRow, CrlRow, DeviceRow, IssuerRow, KeyHolderRow, PrincipalRow, RequestRow, RevokedRow, ServerRow,
-        TokenRow,
+        CertificateRow, CrlRow, DeviceRow, IssuerRow, KeyHolderRow, PrincipalRow, RequestRow, RevocationSequenceRow,
+        RevokedRow, ServerRow, SuccessorRow, TokenRow,
     },
 };
 use crate::{
     error::StoreError,
-    event::{self, Event, HOLDER_DEVICE, HOLDER_PRINCIPAL, IntentMade},
+    event::{self, Event, HOLDER_DEVICE, HOLDER_PRINCIPAL, IntentMade, KEY_COMPROMISE},
     view::{View, decode_row},
 };
 use prost::Message;
@@ -107,8 +107,15 @@ pub fn project(view: &View<'_>, event: &Event, at: At<'_>) -> Result<Rows, Store
             d.put(key, &CrlRow { published: at.offset, published_number: e.number, ..row });
         }
         Event::RequestAnswered(e) => {
-            let row = RequestRow { record: at.offset, request_sha256: e.request_sha256.clone() };
-            d.put(key::request(at.tenant, &e.requester, &e.idempotency_key), &row);
+            let key = key::request(at.tenant, &e.requester, &e.idempotency_key);
+            let row = if e.continues {
+                let mut row: RequestRow = d.row(&key)?.ok_or_else(|| missing("request"))?;
+                row.further.push(at.offset);
+                row
+            } else {
+                RequestRow { record: at.offset, request_sha256: e.request_sha256.clone(), further: Vec::new() }
+            };
+            d.put(key, &row);
         }
     }
     Ok(draft.rows)
@@ -124,15 +131,17 @@ fn intent(d: &mut Draft<'_>, e: &IntentMade, at: At<'_>) -> Result<(), StoreErro
         not_after: e.not_after,
         holder_kind: e.holder_kind,
         holder_id: e.holder_id.clone(),
+        profile: e.profile.clone(),
         ..CertificateRow::default()
     };
     d.put(key::certificate(&e.issuer, &e.serial), &row);
     d.put_raw(key::open(at.sequence), reference.clone());
     d.put_raw(key::listed(key::held_by(tenant, e.holder_kind, &e.holder_id), at.sequence), reference.clone());
-    let request = RequestRow { record: at.offset, request_sha256: e.request_sha256.clone() };
+    let request = RequestRow { record: at.offset, request_sha256: e.request_sha256.clone(), further: Vec::new() };
     d.put(key::request(tenant, &e.requester, &e.idempotency_key), &request);
-    let holder = KeyHolderRow { tenant: tenant.to_owned(), holder_kind: e.holder_kind, holder_id: e.holder_id.clone() };
-    d.put(key::spki(&e.spki_sha256), &holder);
+    let spki = key::spki(tenant, &e.spki_sha256);
+    let count = d.row::<KeyHolderRow>(&spki)?.map_or(0, |row| row.count).saturating_add(1);
+    d.put(spki, &KeyHolderRow { holder_kind: e.holder_kind, holder_id: e.holder_id.clone(), count });
     if e.holder_kind == HOLDER_DEVICE {
         let key = key::device(tenant, &e.holder_id);
         let mut row: DeviceRow = d.row(&key)?.unwrap_or_default();
@@ -157,6 +166,8 @@ fn intent(d: &mut Draft<'_>, e: &IntentMade, at: At<'_>) -> Result<(), StoreErro
     }
     if let Some(replaced) = &e.replaces {
         let row = d.certificate(&replaced.issuer, &replaced.serial)?;
+        let listed = key::listed(key::successors_of(&replaced.issuer, &replaced.serial), at.sequence);
+        d.put(listed, &SuccessorRow { reference: reference.clone(), time: at.time });
         d.put(key::certificate(&replaced.issuer, &replaced.serial), &CertificateRow { successor: reference, ..row });
     }
     Ok(())
@@ -207,8 +218,17 @@ fn aborted(d: &mut Draft<'_>, e: &event::IntentAborted, at: At<'_>) -> Result<()
             d.remove(key);
         }
     }
-    let (_, event) = d.view.event(row.intent)?;
-    if let Event::IntentMade(IntentMade { replaces: Some(replaced), .. }) = event {
+    let (_, _, intent) = d.view.intent(row.intent)?;
+    let spki = key::spki(&row.tenant, &intent.spki_sha256);
+    if let Some(holder) = d.row::<KeyHolderRow>(&spki)? {
+        // Nobody has the key; whoever has it may come again under another name.
+        match holder.count.saturating_sub(1) {
+            0 => d.remove(spki),
+            count => d.put(spki, &KeyHolderRow { count, ..holder }),
+        }
+    }
+    if let Some(replaced) = intent.replaces {
+        d.remove(key::listed(key::successors_of(&replaced.issuer, &replaced.serial), row.intent_sequence));
         let predecessor = d.certificate(&replaced.issuer, &replaced.serial)?;
         if predecessor.successor == key::reference(&e.issuer, &e.serial) {
             let row = CertificateRow { successor: Vec::new(), ..predecessor };
@@ -230,9 +250,22 @@ fn revoked(d: &mut Draft<'_>, e: &event::CertificateRevoked, at: At<'_>) -> Resu
         None => {
             row.revoked = at.offset;
             d.remove(key::open(row.intent_sequence));
-            RevokedRow { at: at.time, reason: e.reason, invalidity_date: e.invalidity_date, not_after: row.not_after }
+            RevokedRow {
+                at: at.time,
+                reason: e.reason,
+                invalidity_date: e.invalidity_date,
+                not_after: row.not_after,
+                unsigned: row.issued == 0,
+            }
         }
     };
+    if e.reason == KEY_COMPROMISE {
+        let (_, _, intent) = d.view.intent(row.intent)?;
+        d.put_raw(key::compromised(&intent.spki_sha256), key::reference(&e.issuer, &e.serial));
+    }
+    if !entry.unsigned {
+        d.put(key::revocation_sequence(&e.issuer), &RevocationSequenceRow { sequence: at.sequence });
+    }
     d.put(key, &entry);
     d.put(key::certificate(&e.issuer, &e.serial), &row);
     Ok(())

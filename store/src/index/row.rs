@@ -61,6 +61,8 @@ pub struct CertificateRow {
     pub holder_kind: u32,
     #[prost(string, tag = "13")]
     pub holder_id: String,
+    #[prost(string, tag = "14")]
+    pub profile: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -69,16 +71,20 @@ pub struct RequestRow {
     pub record: u64,
     #[prost(bytes = "vec", tag = "2")]
     pub request_sha256: Vec<u8>,
+    /// Further records, where one does not hold the answer.
+    #[prost(uint64, repeated, tag = "3")]
+    pub further: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub struct KeyHolderRow {
-    #[prost(string, tag = "1")]
-    pub tenant: String,
-    #[prost(uint32, tag = "2")]
+    #[prost(uint32, tag = "1")]
     pub holder_kind: u32,
-    #[prost(string, tag = "3")]
+    #[prost(string, tag = "2")]
     pub holder_id: String,
+    /// How many of the holder's intents have the key and were not given up.
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -165,4 +171,24 @@ pub struct RevokedRow {
     pub invalidity_date: Option<u64>,
     #[prost(uint64, tag = "4")]
     pub not_after: u64,
+    /// It was an open intent: there is no certificate that a CRL could list.
+    #[prost(bool, tag = "5")]
+    pub unsigned: bool,
+}
+
+/// A certificate that renews another.
+#[derive(Clone, PartialEq, Message)]
+pub struct SuccessorRow {
+    #[prost(bytes = "vec", tag = "1")]
+    pub reference: Vec<u8>,
+    /// When its intent was made.
+    #[prost(uint64, tag = "2")]
+    pub time: u64,
+}
+
+/// How new an issuer's revocations are.
+#[derive(Clone, PartialEq, Message)]
+pub struct RevocationSequenceRow {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
 }
