@@ -20,7 +20,7 @@ demo: setup build ## the whole life of one device, narrated, in an empty directo
 	@SEALWRIGHT_BIN=$(binary) scripts/demo
 
 test: setup build ## every test: unit, property, whole system, foreign verifiers
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 lint: ## formatting, clippy, documentation, dependencies; any warning fails
 	cargo fmt --all --check

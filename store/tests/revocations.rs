@@ -125,6 +125,9 @@ fn a_compromised_key_gets_no_certificate_anywhere() {
     assert_eq!(store.commit(with_key_of(4, 2, "d-2"), NOW), Err(StoreError::KeyCompromised));
     store.commit(revoke_one(1, 1), NOW).unwrap();
     assert_eq!(store.commit(with_key_of(5, 1, "d-1"), NOW), Err(StoreError::KeyCompromised));
+    // Nor does what was begun before that become a certificate.
+    assert_eq!(store.commit(issue(3), NOW), Err(StoreError::KeyCompromised));
+    assert_eq!(store.open_intents().unwrap().len(), 1);
     store.close();
     rebuilt_alike(dir, |store| {
         let abroad = Intend { tenant: other_tenant(), issuer: "theirs".parse().unwrap(), ..with_key_of(6, 1, "d-9") };

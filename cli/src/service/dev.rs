@@ -79,7 +79,7 @@ pub fn prepare(args: &DevArgs) -> Result<()> {
         return Ok(());
     }
     let tokens = dir.join("softhsm").join("tokens");
-    private_dir(&tokens)?;
+    folder(&tokens)?;
     let text = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
     files::replace(&conf, text.as_bytes(), Access::Owner)?;
     let failed =
@@ -187,7 +187,7 @@ fn configuration(dir: &Path, module: &Path, ports: &Ports, args: &DevArgs) -> Re
         writeln!(text, "[[tenants]]\nname = \"{tenant}\"\norganization = \"Sealwright Development {tenant}\"")?;
     }
     let own = dir.join("tpm-roots");
-    private_dir(&own)?;
+    folder(&own)?;
     let mut roots = vec![own];
     for path in &args.tpm_roots {
         roots.push(fs::canonicalize(path).with_context(|| path.display().to_string())?);

@@ -8,7 +8,7 @@ use crate::{
         ANSWERED_CONFIRMATION, CertificateInstalled, CertificateIssued, CertificateRevoked, Event, IntentAborted,
         Reference,
     },
-    index::row::CertificateRow,
+    index::{key, row::CertificateRow},
     view::View,
 };
 use ca_core::{
@@ -18,7 +18,8 @@ use ca_core::{
 };
 
 /// Records the signature over an open intent, which makes it a certificate. The caller has verified it. The same
-/// signature again gives the same entry; another one is `WrongState`; a revoked intent is `Revoked`.
+/// signature again gives the same entry; another one is `WrongState`; a revoked intent is `Revoked`; one whose key has
+/// become known as compromised is `KeyCompromised` and stays open until it is given up.
 #[derive(Clone, Debug)]
 pub struct Issue {
     /// The issuer.
@@ -101,6 +102,11 @@ impl Decide for Issue {
         }
         if row.aborted != 0 {
             return Err(StoreError::WrongState("an open intent"));
+        }
+        // The key may have become known as compromised while the token signed.
+        let (_, _, intent) = view.intent(row.intent)?;
+        if view.has(&key::compromised(&intent.spki_sha256))? {
+            return Err(StoreError::KeyCompromised);
         }
         let event = CertificateIssued {
             issuer: self.issuer.as_str().to_owned(),
