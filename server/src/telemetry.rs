@@ -146,6 +146,9 @@ impl Telemetry {
     }
 
     async fn probe_now(&self) -> Result<(), String> {
+        if let Some(refusal) = self.ca.store.refusal() {
+            return Err(format!("the journal takes no records: {refusal}"));
+        }
         if let Some(fault) = self.ca.clock.fault(&self.ca.store) {
             return Err(format!("the clock is at fault ({fault:?})"));
         }

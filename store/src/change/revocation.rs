@@ -240,10 +240,12 @@ impl Change for ReserveCrlNumber {
 }
 
 impl Decide for ReserveCrlNumber {
-    fn decide(&self, view: &View<'_>, _: UnixTime) -> Result<Decided, StoreError> {
+    fn decide(&self, view: &View<'_>, now: UnixTime) -> Result<Decided, StoreError> {
         let tenant = issuer_row(view, &self.issuer)?.tenant;
-        let number =
-            crl_row(view, &self.issuer)?.reserved.checked_add(1).ok_or(StoreError::NotRising("a CRL number"))?;
+        let next = crl_row(view, &self.issuer)?.reserved.checked_add(1).ok_or(StoreError::NotRising("a CRL number"))?;
+        // Not below the seconds of the clock: a journal restored from a backup does not know the numbers that were given
+        // after it, and no issuer publishes once a second for long.
+        let number = next.max(now.as_secs());
         let event = CrlNumberReserved { issuer: self.issuer.as_str().to_owned(), number };
         Ok(Decided { tenant, events: vec![event.into()] })
     }
