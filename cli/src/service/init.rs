@@ -8,7 +8,10 @@ use crate::{
     output::OutputArgs,
 };
 use anyhow::{Context, Result};
-use ca_core::{certificate::Certificate, id::TenantId};
+use ca_core::{
+    certificate::Certificate,
+    id::{PrincipalId, TenantId},
+};
 use serde_json::{Value, json};
 use server::{
     access::Role,
@@ -44,6 +47,9 @@ pub struct InitArgs {
     /// Only this tenant
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
+    /// The first admin's name. Another name makes one more admin, for when every admin's credential is lost or expired
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    admin: PrincipalId,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -129,13 +135,13 @@ async fn make(ca: &Arc<Ca>, tenant: &TenantSection, args: &InitArgs) -> Result<V
     } else if let Made::Request { csr } = bootstrap::make_tenant(ca, tenant).await? {
         return Ok(json!({ "tenant": tenant.name, "csr": csr }));
     }
-    finish(ca, &tenant.name, &dir).await
+    finish(ca, &tenant.name, &args.admin, &dir).await
 }
 
 /// What follows once a tenant has its issuing CA; every step that was done before is left alone.
-async fn finish(ca: &Arc<Ca>, tenant: &TenantId, dir: &Path) -> Result<Value> {
+async fn finish(ca: &Arc<Ca>, tenant: &TenantId, admin: &PrincipalId, dir: &Path) -> Result<Value> {
     renew(ca).await?;
-    let admin = Credential::make(ca, tenant, "admin", Role::Admin, dir).await?;
+    let admin = Credential::make(ca, tenant, admin.as_str(), Role::Admin, dir).await?;
     let issuer = ca.active_issuer(tenant)?;
     let roots = dir.join("trust.pem");
     if !roots.exists() {
