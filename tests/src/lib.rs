@@ -10,4 +10,5 @@ pub mod http;
 pub mod judge;
 pub mod load;
 pub mod power_cut;
+pub mod slow;
 pub mod tools;
