@@ -59,6 +59,7 @@ pub struct Ca {
     directory: PathBuf,
     log: PathBuf,
     options: Options,
+    environment: Vec<(&'static str, String)>,
     file: Value,
     temporary: Option<TempDir>,
 }
@@ -91,6 +92,7 @@ impl Ca {
             directory: directory.to_owned(),
             log: log.to_owned(),
             options,
+            environment: Vec::new(),
             file: Value::Null,
             temporary: None,
         }
@@ -106,7 +108,7 @@ impl Ca {
         if ready.exists() {
             fs::remove_file(&ready)?;
         }
-        let mut child = self.spawn()?;
+        let mut child = self.spawn(&mut self.development()?)?;
         let end = Instant::now() + START;
         loop {
             let file = fs::read(&ready).ok().and_then(|json| serde_json::from_slice(&json).ok());
@@ -145,8 +147,40 @@ impl Ca {
         }
     }
 
-    fn spawn(&self) -> Result<Child> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+    /// The environment of the next start, in addition to the test's own.
+    pub fn set_environment(&mut self, environment: Vec<(&'static str, String)>) {
+        self.environment = environment;
+    }
+
+    /// Starts it as in production on the directory that `dev` made: `sealwright serve` with further words. Waits until it
+    /// lives; it may not be ready.
+    ///
+    /// # Errors
+    /// As [`Self::restart`]; it was never started by [`Self::restart`].
+    pub fn serve(&mut self, words: &[&str]) -> Result<()> {
+        ensure!(self.child.is_none(), "it still runs");
+        let address = self.http()?;
+        let mut command = Command::new(sealwright_bin()?);
+        command.arg("serve").arg("--config").arg(self.directory.join("sealwright.toml")).args(words);
+        command.env("SOFTHSM2_CONF", self.directory.join("softhsm/softhsm2.conf"));
+        let mut child = self.spawn(&mut command)?;
+        let end = Instant::now() + START;
+        while !http::get(&address, "/livez").is_ok_and(|answer| answer.status == 200) {
+            if let Some(status) = child.try_wait()? {
+                bail!("sealwright serve ended with {status}:\n{}", self.log_tail());
+            }
+            if Instant::now() > end {
+                child.kill()?;
+                child.wait()?;
+                bail!("sealwright serve did not live after {START:?}:\n{}", self.log_tail());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn development(&self) -> Result<Command> {
         let mut command = match self.options.open_files {
             None => Command::new(sealwright_bin()?),
             Some(most) => {
@@ -162,7 +196,13 @@ impl Ca {
         if let Some(roots) = &self.options.tpm_roots {
             command.arg("--tpm-roots").arg(roots);
         }
+        Ok(command)
+    }
+
+    fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.spawn().context("starting sealwright")
     }
 
@@ -172,7 +212,7 @@ impl Ca {
     /// It cannot be started, or has ended by itself.
     pub fn start_and_kill(&mut self, after: Duration) -> Result<()> {
         ensure!(self.child.is_none(), "it still runs");
-        let mut child = self.spawn()?;
+        let mut child = self.spawn(&mut self.development()?)?;
         thread::sleep(after);
         if let Some(status) = child.try_wait()? {
             bail!("sealwright dev ended with {status} before it was killed:\n{}", self.log_tail());
