@@ -568,6 +568,26 @@ async fn a_journal_from_the_future_stops_issuing_until_the_operator_vouches() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_runs_away_from_the_machines_own_seconds_stops_issuing() -> Result<()> {
+    let Some(library) = faketime()? else { return Ok(()) };
+    let mut ca = Ca::start()?;
+    let certificate = issued(&ca.role("station").await?.enroll(&DeviceKey::new()?, "SN-1").await?)?;
+    ensure!(ca.stop()?.success());
+    // An hour for each second that the machine counts.
+    let mut environment = ahead(&library, 0);
+    environment.retain(|(name, _)| *name != "FAKETIME");
+    environment.push(("FAKETIME", "+0 x3600".to_owned()));
+    ca.set_environment(environment);
+    ca.restart()?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    clock_refusal(ca.role("station").await?.enroll(&DeviceKey::new()?, "SN-2").await)?;
+    let mut operator = ca.role("operator").await?;
+    operator.revoke(&certificate, RevocationReason::KeyCompromise).await?;
+    on_crl(&mut operator, &certificate).await?;
+    ca.finish()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "the responder certified in the future cannot sign, and no other is made until the operator vouches"]
 async fn ocsp_goes_on_after_a_run_with_the_clock_ahead() -> Result<()> {
     let Some(library) = faketime()? else { return Ok(()) };
