@@ -85,13 +85,18 @@ async fn issue_now(ca: &Ca, authorised: Authorised) -> Result<Issued, Failure> {
     // A random serial of 126 bits does not collide; three tries say that loudly if the generator is broken.
     for _ in 0..3 {
         let prepared = prepare(ca, &issuer, profile, &authorised)?;
+        // Claimed before it is recorded, or the repair at start-up could take it for one that was left open.
+        let claim = Claim::take(ca, issuer.issuer.id(), prepared.serial()).ok_or_else(in_progress)?;
         match ca.commit(intent(&issuer, profile, &authorised, &prepared)).await {
             Ok(Intended::New) => {
-                let entry = sign_and_record(ca, &issuer, &prepared).await?;
+                let entry = sign_and_record(ca, &issuer, &prepared, &claim).await?;
                 metrics::counter!("sealwright_issued_total", "profile" => authorised.profile.to_string()).increment(1);
                 return Ok(Issued { entry, replayed: false });
             }
-            Ok(Intended::Replay(entry)) => return replay(ca, *entry).await,
+            Ok(Intended::Replay(entry)) => {
+                drop(claim);
+                return replay(ca, *entry).await;
+            }
             Err(StoreError::SerialInUse) => continue,
             Err(error) => return Err(error.into()),
         }
@@ -175,8 +180,8 @@ async fn sign_and_record(
     ca: &Ca,
     issuer: &LoadedIssuer,
     prepared: &PreparedCertificate,
+    _claim: &Claim<'_>,
 ) -> Result<CertificateEntry, Failure> {
-    let _claim = Claim::take(ca, issuer.issuer.id(), prepared.serial()).ok_or_else(in_progress)?;
     let key = issuer.issuer.public_key();
     let signature = ca.sign("certificate", issuer.key, key, prepared.algorithm(), prepared.tbs()).await?;
     let certificate = prepared.finish(&issuer.issuer, &signature).map_err(Failure::from)?;
@@ -206,7 +211,14 @@ pub async fn replay(ca: &Ca, entry: CertificateEntry) -> Result<Issued, Failure>
             "INTENT_CLOSED",
             "this request was given up after a failure; use a new idempotency key",
         )),
-        CertificateState::Intended => finish_open(ca, &entry).await.map(|entry| Issued { entry, replayed: true }),
+        CertificateState::Intended => {
+            let entry = finish_open(ca, &entry).await?;
+            match entry.signature {
+                Some(_) => Ok(Issued { entry, replayed: true }),
+                // It was closed in this very moment; the retry is told why.
+                None => Err(in_progress()),
+            }
+        }
     }
 }
 
@@ -217,17 +229,13 @@ pub async fn replay(ca: &Ca, entry: CertificateEntry) -> Result<Issued, Failure>
 pub async fn finish_open(ca: &Ca, entry: &CertificateEntry) -> Result<CertificateEntry, Failure> {
     let issuer = ca.issuer_by_id(&entry.issuer).ok_or_else(|| Failure::not_found("issuer"))?;
     let prepared = PreparedCertificate::recover(entry.tbs.clone(), &issuer.issuer).map_err(Failure::from)?;
-    match sign_and_record(ca, &issuer, &prepared).await {
-        // Another task was faster: its result is the result.
-        Err(_) if is_signed(ca, entry) => {
-            ca.store.certificate(&entry.issuer, &entry.serial)?.ok_or_else(|| Failure::not_found("certificate"))
-        }
-        other => other,
+    let claim = Claim::take(ca, &entry.issuer, &entry.serial).ok_or_else(in_progress)?;
+    // Another task may have ended it since the entry was read.
+    let now = ca.store.certificate(&entry.issuer, &entry.serial)?.ok_or_else(|| Failure::not_found("certificate"))?;
+    if now.state() != CertificateState::Intended {
+        return Ok(now);
     }
-}
-
-fn is_signed(ca: &Ca, entry: &CertificateEntry) -> bool {
-    matches!(ca.store.certificate(&entry.issuer, &entry.serial), Ok(Some(now)) if now.signature.is_some())
+    sign_and_record(ca, &issuer, &prepared, &claim).await
 }
 
 /// At start-up: every open intent is taken to its end, or closed when it is too old for anybody to wait for it.
@@ -240,6 +248,10 @@ pub async fn repair(ca: &Ca) {
         }
     };
     for entry in open {
+        // The service's own are closed before (see `service_certificates`).
+        if crate::service_certificates::is_service(&entry) {
+            continue;
+        }
         let age = entry.intended_at.until(ca.now());
         let outcome = if age > limits::INTENT_AGE {
             let abort = Abort {
