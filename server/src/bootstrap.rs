@@ -165,7 +165,7 @@ async fn make_issuing(ca: &Arc<Ca>, tenant: &TenantSection, root: &LoadedIssuer)
     let now = ca.now();
     let parent = root.issuer.certificate();
     let urls = root.issuer.urls();
-    let certificate = service_certificates::issue(ca, root, "service.issuing", once, |serial| {
+    let certificate = service_certificates::issue(ca, root, service_certificates::ISSUING, once, |serial| {
         let subject = Subject {
             name: &subject_name,
             public_key: &public,
