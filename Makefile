@@ -36,4 +36,5 @@ bench: setup ## throughput and latency of a release build on this machine
 
 nightly: setup build ## the long runs: 200 kills under load, 20 power cuts (the latter need root)
 	SEALWRIGHT_KILLS=200 cargo test --locked -p tests --test crash -- --nocapture
+	SEALWRIGHT_INIT_KILLS=200 cargo test --locked -p tests --test init_kills -- --nocapture
 	SEALWRIGHT_BIN=$(binary) tests/power-cut 20

@@ -45,7 +45,7 @@ what was begun.")]
     #[command(after_help = "Example:
   sealwright principal renew --out-dir ./credentials-2027 --as operator --dev target/dev
 
-Writes ID.key and ID.pem beside each other; the old certificate works until the new one is first used.
+Writes NAME.key and NAME.pem beside each other; the old certificate works until the new one is first used.
 If the answer is lost, run the same command again.")]
     Renew(PrincipalRenewArgs),
     /// Disable a principal for good and revoke its certificates

@@ -141,7 +141,8 @@ pub struct HttpSection {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetrySection {
-    /// A listener of its own for /metrics, /livez and /readyz; without it they are on the HTTP listener.
+    /// A listener of its own for /metrics, /livez and /readyz; without it the HTTP listener answers them, to this
+    /// machine only.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
     /// Log filter, for example `info` or `info,hsm=debug`.

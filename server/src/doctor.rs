@@ -1,4 +1,5 @@
-//! Looks at everything that a service needs, changes nothing, and names the cure for each fault.
+//! Looks at everything that a service needs, and names the cure for each fault. On a stopped service it takes the
+//! journal's lock, and builds the index where that is missing; nothing else is changed.
 
 use crate::{
     ca::key_id,

@@ -12,7 +12,7 @@ use proto::v1::{
     revoke_request::Target,
 };
 use sha2::{Digest, Sha256};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::{
     Code, Status,
     transport::{Channel, ClientTlsConfig, Endpoint, Identity},
@@ -153,6 +153,19 @@ impl Api {
     pub async fn status(&mut self, certificate: &Certificate) -> Result<GetStatusResponse> {
         let request = GetStatusRequest { r#ref: certificate.r#ref.clone() };
         Ok(self.revocation.get_status(request).await?.into_inner())
+    }
+
+    /// Waits until what is recorded of a certificate is on a published CRL, whoever waits for it.
+    ///
+    /// # Errors
+    /// The service's status, or that it was not there after ten seconds.
+    pub async fn until_on_crl(&mut self, certificate: &Certificate) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self.status(certificate).await?.on_crl {
+            ensure!(Instant::now() < end, "revoked, and not on the CRL after ten seconds");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
     }
 
     /// Every certificate of the tenant, page by page.

@@ -14,7 +14,7 @@ use server::{
 #[command(after_help = "Example:
   sealwright doctor --config /etc/sealwright/sealwright.toml
 
-Looks at module, token, PIN, keys, clock, disk, ports, chain and CRLs, changes nothing, and prints the cure for each
+Looks at module, token, PIN, keys, clock, disk, ports, chain and CRLs, changes nothing but a missing index, and prints the cure for each
 fault. The PIN is tried once. Exit status 1 when something is wrong.")]
 pub struct DoctorArgs {
     #[command(flatten)]

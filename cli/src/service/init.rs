@@ -185,7 +185,7 @@ fn describe(tenant: &Value) -> String {
         );
     }
     format!(
-        "Tenant {}: issuer {} is ready.\n  root SHA-256  {}\n  roots         {}\n  first admin   {}\n                {}\n",
+        "Tenant {}: issuer {} is ready.\n  root SHA-256  {}\n  roots         {}\n  admin         {}\n                {}\n",
         text("/tenant"),
         text("/issuer_id"),
         text("/root_sha256"),
