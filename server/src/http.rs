@@ -32,7 +32,7 @@ pub fn router(state: StatusHttp) -> Router {
 async fn dispatch(State(state): State<StatusHttp>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
-    if let Some(rest) = path.strip_prefix("/ocsp") {
+    if let Some(rest) = path.strip_prefix("/ocsp").filter(|rest| rest.is_empty() || rest.starts_with('/')) {
         return ocsp(&state, rest, request).await;
     }
     if !read {

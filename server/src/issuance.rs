@@ -238,7 +238,7 @@ pub async fn finish_open(ca: &Ca, entry: &CertificateEntry) -> Result<Certificat
     sign_and_record(ca, &issuer, &prepared, &claim).await
 }
 
-/// At start-up: every open intent is taken to its end, or closed when it is too old for anybody to wait for it.
+/// At start-up and each minute: every open intent is taken to its end, or closed when it is too old for anybody to wait for it.
 pub async fn repair(ca: &Ca) {
     let open = match ca.store.open_intents() {
         Ok(open) => open,

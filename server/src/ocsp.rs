@@ -132,7 +132,7 @@ impl OcspService {
             None => CertStatus::Unknown,
             Some(entry) => match (&entry.revocation, &entry.signature) {
                 (Some(r), _) => CertStatus::Revoked {
-                    at: r.at,
+                    at: r.at.min(self.ca.now()),
                     reason: CrlReason::from_code(r.reason).unwrap_or(CrlReason::Unspecified),
                 },
                 (None, Some(_)) => CertStatus::Good,

@@ -191,7 +191,7 @@ async fn publish(ca: &Arc<Ca>, id: &IssuerId) -> Result<(), Failure> {
     let number = ca.commit(ReserveCrlNumber { issuer: id.clone() }).await?;
     let this_update = ca.now();
     let next_update = this_update.plus(ca.config.status.crl_validity);
-    let (entries, sequence) = tokio::task::block_in_place(|| collect(ca, id))?;
+    let (entries, sequence) = tokio::task::block_in_place(|| collect(ca, id, this_update))?;
     let mut serials: Vec<SerialNumber> = entries.iter().map(|e| e.serial.clone()).collect();
     serials.sort();
     let request = CrlRequest {
@@ -219,12 +219,14 @@ async fn publish(ca: &Arc<Ca>, id: &IssuerId) -> Result<(), Failure> {
     Ok(())
 }
 
-fn collect(ca: &Ca, issuer: &IssuerId) -> Result<(Vec<RevokedEntry>, u64), Failure> {
+fn collect(ca: &Ca, issuer: &IssuerId, this_update: UnixTime) -> Result<(Vec<RevokedEntry>, u64), Failure> {
     let mut entries = Vec::new();
     let sequence = ca.store.revoked(issuer, &mut |e| {
         if keep(ca, e.not_after) {
             let reason = CrlReason::from_code(e.reason).unwrap_or(CrlReason::Unspecified);
-            entries.push(RevokedEntry { serial: e.serial, at: e.at, reason, invalidity_date: e.invalidity_date });
+            // While the clock is behind, records carry the journal's time; a date after thisUpdate would say "not yet".
+            let at = e.at.min(this_update);
+            entries.push(RevokedEntry { serial: e.serial, at, reason, invalidity_date: e.invalidity_date });
         }
     })?;
     Ok((entries, sequence))

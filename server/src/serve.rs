@@ -241,7 +241,12 @@ fn background(ca: &Arc<Ca>, leaf: [u8; 32], tls: &Arc<ArcSwap<rustls::ServerConf
         tasks.push(tokio::spawn(publish::run(ca.clone(), issuer.issuer.id().clone())));
     }
     let repaired = ca.clone();
-    tasks.push(tokio::spawn(async move { issuance::repair(&repaired).await }));
+    tasks.push(tokio::spawn(async move {
+        loop {
+            issuance::repair(&repaired).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    }));
     let (renewed, tls) = (ca.clone(), tls.clone());
     tasks.push(tokio::spawn(keep_certificates(renewed, leaf, tls)));
     tasks

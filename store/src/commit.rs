@@ -143,9 +143,14 @@ impl Writer {
         }
     }
 
-    /// The index failed, perhaps because the disk was full: opens it again, or makes it anew, as a start would.
+    /// The index failed, perhaps because the disk was full: makes it anew. What sled holds after a failed write may be
+    /// neither the old nor the new, and would not look wrong.
     fn heal(&mut self) {
         self.shared.index.let_go();
+        if let Err(error) = crate::index::remove(self.journal.store()) {
+            tracing::error!(%error, "the failed index cannot be taken away yet");
+            return;
+        }
         match recovery::open(self.journal.store(), &mut |_| ()) {
             Ok((recovered, _, index, state)) if recovered.link.sequence == self.journal.link().sequence => {
                 let marked = index.set_clean(false);
@@ -238,7 +243,11 @@ impl Writer {
             }
             job.read_outcome(&self.view(batch), replayed)
         };
-        let result = add();
+        // A panic here must not leave half a change in the batch: the next records would follow on it.
+        let result = catch_unwind(AssertUnwindSafe(&mut add)).unwrap_or_else(|_| {
+            self.shared.fail(StoreError::Index("a decision panicked".to_owned()));
+            Err(self.shared.refusal().unwrap_or(StoreError::Closed))
+        });
         if result.is_ok() {
             batch.revoked.extend(events.iter().filter_map(|event| match event {
                 Event::CertificateRevoked(revoked) => Some(revoked.issuer.clone()),

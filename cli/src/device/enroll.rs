@@ -5,7 +5,7 @@ use super::{
     exchange::{Connect, Means, can_attest, confirm, submit},
     key::DeviceKey,
     record::{Identity, Record, RequestKind},
-    status::report,
+    status::{now, report},
     tpm::{TpmAddress, TpmError},
 };
 use crate::{
@@ -63,6 +63,9 @@ pub struct EnrollArgs {
     /// Who this device is, where neither the token nor the evidence says it
     #[command(flatten)]
     pub identity: IdentityArgs,
+    /// Enroll anew although there is a certificate, for one that was revoked; an expired one needs no such word
+    #[arg(long)]
+    pub again: bool,
     /// How to write what the device has now
     #[command(flatten)]
     pub output: OutputArgs,
@@ -76,15 +79,20 @@ pub async fn run(args: &EnrollArgs, connect: impl Connect) -> anyhow::Result<()>
     let roots = read_certificates(&args.trust)?;
     let mut directory = Directory::open(&args.dir, true)?;
     let means = Means { token: token(args)?, tpm: args.tpm.clone() };
-    if directory.installed().is_err() {
+    let ended = directory.certificate().is_ok_and(|certificate| now() > certificate.not_after());
+    if args.again || ended || directory.installed().is_err() {
         let device = args.identity.identity().map(Identity::from);
-        let request = match directory.record() {
-            Some(Record { request: Some(request), .. }) => {
-                let request = request.clone();
+        let begun = directory.record().and_then(|record| record.request.clone());
+        let request = match begun {
+            Some(request) if request.kind == RequestKind::Enroll => {
                 check_same(args, &device, directory.enrolled()?)?;
                 request
             }
-            _ => {
+            other => {
+                // A renewal that the old certificate cannot authenticate any more.
+                if other.is_some() {
+                    directory.abandon()?;
+                }
                 let key = DeviceKey::generate(args.tpm.as_ref())?;
                 let attested = match &args.tpm {
                     Some(tpm) => can_attest(tpm)?,

@@ -78,6 +78,8 @@ fn is_final(status: &Status) -> bool {
             | Code::AlreadyExists
             | Code::FailedPrecondition
             | Code::PermissionDenied
+            // The service has closed this request for good and asks for another idempotency key.
+            | Code::Aborted
     )
 }
 

@@ -147,7 +147,7 @@ impl Decide for Intend {
             self.check_token(view, token_id, now)?;
         }
         let (kind, id) = holder_of(&self.holder);
-        if view.has(&key::compromised(&self.spki_sha256))? {
+        if view.has(&key::compromised(tenant, &self.spki_sha256))? {
             return Err(StoreError::KeyCompromised);
         }
         let key_holder: Option<KeyHolderRow> = view.row(&key::spki(tenant, &self.spki_sha256))?;
@@ -266,7 +266,8 @@ impl Intend {
         let since = now.as_secs().saturating_sub(SUCCESSOR_WINDOW.as_secs());
         let mut times: Vec<u64> =
             view.successors(issuer.as_str(), serial.as_be_bytes())?.iter().map(|s| s.time).collect();
-        times.retain(|time| *time > since);
+        let until = now.as_secs().saturating_add(SUCCESSOR_WINDOW.as_secs());
+        times.retain(|time| (since + 1..=until).contains(time));
         // Times never fall, so the one that must leave the window first is this many from the end.
         match times.len().checked_sub(MAX_SUCCESSORS).and_then(|first| times.get(first)) {
             None => Ok(superseding),
@@ -305,7 +306,8 @@ impl Intend {
             return Ok(Some(event.into()));
         }
         let (_, intended_at, _) = view.intent(successor.intent)?;
-        if now.as_secs().saturating_sub(intended_at) < INTENT_GRACE.as_secs() {
+        // A record from a future that never came says nothing about its age.
+        if now.as_secs().abs_diff(intended_at) < INTENT_GRACE.as_secs() {
             return Err(StoreError::InProgress);
         }
         // It was never signed, so there is nothing to revoke.

@@ -105,7 +105,7 @@ impl Decide for Issue {
         }
         // The key may have become known as compromised while the token signed.
         let (_, _, intent) = view.intent(row.intent)?;
-        if view.has(&key::compromised(&intent.spki_sha256))? {
+        if view.has(&key::compromised(&row.tenant, &intent.spki_sha256))? {
             return Err(StoreError::KeyCompromised);
         }
         let event = CertificateIssued {

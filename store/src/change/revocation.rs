@@ -110,7 +110,7 @@ impl Decide for Revoke {
             let mut revocation = self.revocation(view, reference, row)?;
             if let (Some(revocation), RevokeTarget::Certificate(..), 1..) = (&mut revocation, &self.target, index) {
                 revocation.invalidity_date = None;
-                revocation.comment = "the key of the certificate that it renews is compromised".to_owned();
+                revocation.comment = "its key, or that of the certificate that it renews, is compromised".to_owned();
             }
             events.extend(revocation.map(Event::from));
         }
@@ -137,6 +137,7 @@ impl Revoke {
                 let holder = holder(view, &row)?;
                 let mut targets = vec![(reference, row)];
                 if u32::from(self.reason) == KEY_COMPROMISE {
+                    add_same_key(view, &mut targets)?;
                     add_successors(view, &mut targets)?;
                 }
                 if holder.is_some_and(|holder| holder.role == ROLE_ADMIN && holder.disabled == 0) {
@@ -149,7 +150,11 @@ impl Revoke {
                     return Err(StoreError::NotFound("device"));
                 }
                 let mut held = view.held_by(tenant, HOLDER_DEVICE, device.as_str())?;
-                held.retain(|(_, row)| may_live(row, now));
+                // A reason that rises also concerns what is revoked already, as long as somebody may trust it.
+                let rises = u32::from(self.reason) == KEY_COMPROMISE;
+                held.retain(|(_, row)| {
+                    may_live(row, now) || rises && row.revoked != 0 && row.issued != 0 && now.as_secs() <= row.not_after
+                });
                 Ok(held)
             }
         }
@@ -193,6 +198,18 @@ fn holder(view: &View<'_>, row: &CertificateRow) -> Result<Option<PrincipalRow>,
     }
 }
 
+/// Adds the holder's other certificates for the same key: whoever has it can use them as well.
+fn add_same_key(view: &View<'_>, targets: &mut Vec<(Reference, CertificateRow)>) -> Result<(), StoreError> {
+    let Some((named, row)) = targets.first().cloned() else { return Ok(()) };
+    let (_, _, intent) = view.intent(row.intent)?;
+    for (reference, other) in view.held_by(&row.tenant, row.holder_kind, &row.holder_id)? {
+        if reference != named && other.aborted == 0 && view.intent(other.intent)?.2.spki_sha256 == intent.spki_sha256 {
+            targets.push((reference, other));
+        }
+    }
+    Ok(())
+}
+
 /// Adds the certificates and intents that renew those in `targets` and were never seen at their holder: whoever stole
 /// the key may have asked for them.
 fn add_successors(view: &View<'_>, targets: &mut Vec<(Reference, CertificateRow)>) -> Result<(), StoreError> {
@@ -203,7 +220,9 @@ fn add_successors(view: &View<'_>, targets: &mut Vec<(Reference, CertificateRow)
         for successor in successors {
             let reference = parse_reference(&successor.reference)?;
             let row = view.certificate_row(&reference.issuer, &reference.serial)?;
-            if let Some(row) = row.filter(|row| row.installed == 0 && row.revoked == 0 && row.aborted == 0) {
+            let known = targets.iter().any(|(target, _)| *target == reference);
+            let row = row.filter(|row| row.installed == 0 && row.revoked == 0 && row.aborted == 0 && !known);
+            if let Some(row) = row {
                 targets.push((reference, row));
             }
         }

@@ -59,9 +59,10 @@ pub fn spki(tenant: &str, sha256: &[u8]) -> Vec<u8> {
     Key::new(b'S').text(tenant).octets(sha256).done()
 }
 
-/// A public key that is compromised, for all tenants.
-pub fn compromised(spki_sha256: &[u8]) -> Vec<u8> {
-    Key::new(b'X').octets(spki_sha256).done()
+/// A public key that is compromised. For each tenant apart: a certification request is no secret, so one tenant could
+/// otherwise bar another's device.
+pub fn compromised(tenant: &str, spki_sha256: &[u8]) -> Vec<u8> {
+    Key::new(b'X').text(tenant).octets(spki_sha256).done()
 }
 
 /// An open intent, by the sequence of its record.

@@ -25,7 +25,7 @@ use std::{
 };
 
 /// The index's own format. Another one is rebuilt.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// What sled may keep in memory.
 const CACHE_OCTETS: u64 = 16 * 1024 * 1024;
 /// How many entries one scan takes at a time.

@@ -261,7 +261,7 @@ fn revoked(d: &mut Draft<'_>, e: &event::CertificateRevoked, at: At<'_>) -> Resu
     };
     if e.reason == KEY_COMPROMISE {
         let (_, _, intent) = d.view.intent(row.intent)?;
-        d.put_raw(key::compromised(&intent.spki_sha256), key::reference(&e.issuer, &e.serial));
+        d.put_raw(key::compromised(&row.tenant, &intent.spki_sha256), key::reference(&e.issuer, &e.serial));
     }
     if !entry.unsigned {
         d.put(key::revocation_sequence(&e.issuer), &RevocationSequenceRow { sequence: at.sequence });
