@@ -1,81 +1,23 @@
 //! What can go wrong with a token, by what it takes to go on.
 
+use crate::ckr::{self, FailureClass};
 use crate::{KeyId, PinError, UriError};
-use ca_core::key::{KeyAlgorithm, SignatureAlgorithm};
-use cryptoki::error::{Error as Cryptoki, RvError};
+use cryptoki::context::Function;
+use cryptoki::error::Error as Cryptoki;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A sentence of ours; owned where it came from another process.
+pub type Text = Cow<'static, str>;
+
 /// How long a caller is asked to wait while a token is away; reconnecting is tried at most this often.
 pub(crate) const RECONNECT: Duration = Duration::from_secs(1);
 
-/// What it takes to go on after a failed PKCS#11 call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureClass {
-    /// The session is lost or in a wrong state: open another.
-    NewSession,
-    /// The login is gone: log in again (once).
-    LoginAgain,
-    /// The library or the device is in an unknown state: C_Finalize and C_Initialize.
-    Reinitialise,
-    /// The handle does not name a key any more: find the key again.
-    KeyMissing,
-    /// The token is not there: reinitialise until it is back.
-    TokenGone,
-    /// The PIN is wrong: never try it again.
-    PinWrong,
-    /// The PIN is locked or expired: an operator must act.
-    PinLocked,
-    /// The token does not do this; the same request will be refused again.
-    Refused,
-    /// The library cannot work in this process.
-    Fatal,
-}
-
-impl FailureClass {
-    /// True when another attempt, after recovery, may succeed.
-    pub fn is_transient(self) -> bool {
-        matches!(self, Self::NewSession | Self::LoginAgain | Self::Reinitialise | Self::KeyMissing | Self::TokenGone)
-    }
-
-    fn of(code: RvError) -> Self {
-        use RvError as R;
-        match code {
-            R::SessionHandleInvalid
-            | R::SessionClosed
-            | R::SessionCount
-            | R::OperationActive
-            | R::OperationNotInitialized
-            | R::Cancel
-            | R::FunctionCanceled
-            | R::HostMemory
-            // Some modules answer this while they reconnect; the standard says the same call may succeed later.
-            | R::FunctionFailed
-            // Nobody knows what a vendor means by its codes; one more try in a new session is harmless.
-            | R::VendorDefined(_)
-            | R::UnknownErrorCode(_) => Self::NewSession,
-            R::UserNotLoggedIn | R::UserAlreadyLoggedIn => Self::LoginAgain,
-            R::CryptokiNotInitialized
-            | R::GeneralError
-            | R::DeviceError
-            | R::DeviceMemory
-            | R::MutexBad
-            | R::MutexNotLocked => Self::Reinitialise,
-            R::KeyHandleInvalid | R::ObjectHandleInvalid => Self::KeyMissing,
-            R::DeviceRemoved | R::TokenNotPresent | R::TokenNotRecognized | R::SlotIdInvalid => Self::TokenGone,
-            R::PinIncorrect | R::PinInvalid | R::PinLenRange => Self::PinWrong,
-            R::PinLocked | R::PinExpired | R::UserPinNotInitialized => Self::PinLocked,
-            R::NeedToCreateThreads | R::CantLock | R::FipsSelfTestFailed | R::LibraryLoadFailed | R::RandomNoRng => {
-                Self::Fatal
-            }
-            _ => Self::Refused,
-        }
-    }
-}
-
 /// A PKCS#11 call that failed: which, with which code, and what that means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     call: String,
     code: String,
@@ -101,16 +43,6 @@ impl Failure {
     pub(crate) fn ours(call: &str, code: &str, class: FailureClass) -> Self {
         Self { call: call.to_owned(), code: code.to_owned(), class }
     }
-
-    /// The session itself is gone, not only in a wrong state.
-    pub(crate) fn lost_session(&self) -> bool {
-        matches!(self.code.as_str(), "CKR_SESSION_HANDLE_INVALID" | "CKR_SESSION_CLOSED")
-    }
-
-    /// The library was finalised under this session by another user of the same module.
-    pub(crate) fn stale() -> Self {
-        Self::ours("the session", "an older initialisation", FailureClass::NewSession)
-    }
 }
 
 impl fmt::Display for Failure {
@@ -124,7 +56,12 @@ impl From<Cryptoki> for Failure {
     fn from(error: Cryptoki) -> Self {
         match error {
             Cryptoki::Pkcs11(code, function) => {
-                Self { call: format!("C_{function:?}"), code: code_name(code), class: FailureClass::of(code) }
+                let class = match (FailureClass::of(code), function) {
+                    // No PIN was tried: only C_Login counts towards the lock.
+                    (FailureClass::PinWrong, other) if !matches!(other, Function::Login) => FailureClass::Refused,
+                    (class, _) => class,
+                };
+                Self { call: format!("C_{function:?}"), code: ckr::name(code), class }
             }
             Cryptoki::NullFunctionPointer | Cryptoki::NotSupported => {
                 Self::ours("the module", "does not have this function", FailureClass::Refused)
@@ -137,25 +74,8 @@ impl From<Cryptoki> for Failure {
     }
 }
 
-/// `KeyHandleInvalid` as `CKR_KEY_HANDLE_INVALID`.
-fn code_name(code: RvError) -> String {
-    match code {
-        RvError::VendorDefined(value) | RvError::UnknownErrorCode(value) => format!("CKR 0x{value:08x}"),
-        named => {
-            let mut name = String::from("CKR");
-            for c in format!("{named:?}").chars() {
-                if c.is_ascii_uppercase() {
-                    name.push('_');
-                }
-                name.push(c.to_ascii_uppercase());
-            }
-            name
-        }
-    }
-}
-
 /// Everything this crate answers when it cannot do what was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum HsmError {
     /// The module's file is missing or is no PKCS#11 library.
     #[error("PKCS#11 module {path}: {reason}; set the path of the library that came with the token")]
@@ -163,15 +83,15 @@ pub enum HsmError {
         /// The configured path.
         path: PathBuf,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: Text,
     },
     /// A configuration value out of its limits.
     #[error("token configuration: {field} {reason}")]
     Configuration {
         /// The field of [`crate::TokenConfig`] or [`crate::KeyRequest`].
-        field: &'static str,
+        field: Text,
         /// Its limits.
-        reason: &'static str,
+        reason: Text,
     },
     /// The URI is not acceptable.
     #[error(transparent)]
@@ -202,8 +122,8 @@ pub enum HsmError {
     /// No free slot where a token could be initialised.
     #[error("the module has no uninitialised token")]
     NoFreeToken,
-    /// The token refused the PIN. It was tried once and is not tried again in this process.
-    #[error("the token refused the PIN; it was tried once, correct it and start the process again")]
+    /// The token refused the PIN. It was tried once and is not tried again until an operator says so.
+    #[error("the token refused the PIN; it was tried once. Correct it, then run 'sealwright hsm unlock'")]
     PinWrong,
     /// The token says that one more wrong PIN locks it, so it was not tried.
     #[error(
@@ -213,9 +133,42 @@ pub enum HsmError {
     /// The token's user PIN is locked, expired or not set.
     #[error("the token's user PIN is locked, expired or not initialised; reset it with the security officer's PIN")]
     PinLocked,
-    /// An earlier PIN was wrong; no further one is tried in this process.
-    #[error("an earlier PIN was wrong, so none is tried any more; correct it and start the process again")]
+    /// An earlier PIN was wrong; none is tried until an operator says so.
+    #[error(
+        "locked out by us: a wrong PIN was tried once, and no other is tried until an operator has corrected it and run 'sealwright hsm unlock'"
+    )]
     PinLockedOut,
+    /// The PIN cannot be had from where the configuration says.
+    #[error("the PIN cannot be read: {0}")]
+    PinSource(String),
+    /// The token is not the one that was enrolled, or it was restored from somewhere.
+    #[error(
+        "the token '{token}' is not the one that this authority knows: {reason}; put the right token back, or accept this one with 'sealwright hsm accept'"
+    )]
+    WrongToken {
+        /// Its label.
+        token: String,
+        /// What differs.
+        reason: Text,
+    },
+    /// The module says of itself that it injects faults.
+    #[error("PKCS#11 module {path} injects faults for tests; configure the real module")]
+    FaultInjection {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// The processes that hold PIN and module cannot be started.
+    #[error("the signer process cannot be used: {0}")]
+    Process(String),
+    /// The token's signature does not verify with the public key of the certificate. It was not let go.
+    #[error("the token returned a signature that does not verify; it was withheld. Take this token out of service and look at it")]
+    WrongSignature,
+    /// Several tokens are in use, and a key can be made in one only.
+    #[error("{count} tokens are configured; make the key on one of them and copy it with the vendor's tool, or configure one token alone for this")]
+    SeveralTokens {
+        /// How many.
+        count: usize,
+    },
     /// The queue is full.
     #[error("the token's queue is full; try again in {retry_after:?}")]
     Busy {
@@ -264,7 +217,7 @@ pub enum HsmError {
         /// Its CKA_ID.
         id: KeyId,
         /// Why.
-        reason: &'static str,
+        reason: Text,
     },
     /// The key on the token is not the one that was expected.
     #[error("key {id} on the token is not the expected one: its public key differs or does not verify its signature")]
@@ -273,12 +226,12 @@ pub enum HsmError {
         id: KeyId,
     },
     /// The signature algorithm does not go with the key.
-    #[error("a {key} key cannot make {algorithm:?} signatures")]
+    #[error("a {key} key cannot make {algorithm} signatures")]
     AlgorithmMismatch {
         /// The key's algorithm.
-        key: KeyAlgorithm,
+        key: String,
         /// The algorithm asked for.
-        algorithm: SignatureAlgorithm,
+        algorithm: String,
     },
     /// The token lacks the mechanism.
     #[error("the token has no mechanism for {what}")]
@@ -298,7 +251,7 @@ pub enum HsmError {
     #[error("the token returned a malformed signature: {reason}")]
     MalformedSignature {
         /// What is wrong.
-        reason: &'static str,
+        reason: Text,
     },
     /// The token refused the call; it will refuse it again.
     #[error("the token refused the request ({0})")]
@@ -383,49 +336,8 @@ mod tests {
     use cryptoki::context::Function;
 
     #[test]
-    fn codes_are_named_as_the_standard_names_them() {
-        for (code, name) in [
-            (RvError::KeyHandleInvalid, "CKR_KEY_HANDLE_INVALID"),
-            (RvError::SlotIdInvalid, "CKR_SLOT_ID_INVALID"),
-            (RvError::RandomNoRng, "CKR_RANDOM_NO_RNG"),
-            (RvError::SessionReadWriteSoExists, "CKR_SESSION_READ_WRITE_SO_EXISTS"),
-            (RvError::VendorDefined(0x8000_0001), "CKR 0x80000001"),
-        ] {
-            assert_eq!(code_name(code), name);
-        }
-    }
-
-    #[test]
-    fn every_code_has_the_class_that_recovery_needs() {
-        use FailureClass as C;
-        for (code, class) in [
-            (RvError::SessionHandleInvalid, C::NewSession),
-            (RvError::SessionClosed, C::NewSession),
-            (RvError::OperationActive, C::NewSession),
-            (RvError::UserNotLoggedIn, C::LoginAgain),
-            (RvError::CryptokiNotInitialized, C::Reinitialise),
-            (RvError::GeneralError, C::Reinitialise),
-            (RvError::DeviceError, C::Reinitialise),
-            (RvError::ObjectHandleInvalid, C::KeyMissing),
-            (RvError::KeyHandleInvalid, C::KeyMissing),
-            (RvError::DeviceRemoved, C::TokenGone),
-            (RvError::TokenNotPresent, C::TokenGone),
-            (RvError::PinIncorrect, C::PinWrong),
-            (RvError::PinLocked, C::PinLocked),
-            (RvError::UserPinNotInitialized, C::PinLocked),
-            (RvError::MechanismInvalid, C::Refused),
-            (RvError::KeyFunctionNotPermitted, C::Refused),
-            (RvError::DataLenRange, C::Refused),
-            (RvError::CantLock, C::Fatal),
-            (RvError::VendorDefined(0x8000_0001), C::NewSession),
-        ] {
-            assert_eq!(FailureClass::of(code), class, "{code:?}");
-        }
-    }
-
-    #[test]
     fn messages_name_the_code_and_not_the_bindings_prose() {
-        let failure = Failure::from(Cryptoki::Pkcs11(RvError::GeneralError, Function::SignInit));
+        let failure = Failure::from(Cryptoki::Pkcs11(cryptoki::error::RvError::GeneralError, Function::SignInit));
         let error = HsmError::from(failure);
         assert_eq!(error.to_string(), "the token is not available (C_SignInit: CKR_GENERAL_ERROR); try again in 1s");
         assert!(error.is_retryable());

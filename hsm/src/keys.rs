@@ -2,7 +2,8 @@
 
 use crate::error::Trouble;
 use crate::public::{self, ED25519_PARAMS, P256_PARAMS, P384_PARAMS, P521_PARAMS};
-use crate::{Failure, FailureClass, HsmError};
+use crate::ckr::FailureClass;
+use crate::{Failure, HsmError};
 use ca_core::key::{KeyAlgorithm, PublicKey};
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::mechanism::Mechanism;
@@ -10,9 +11,10 @@ use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState};
 use std::fmt;
 use std::str::FromStr;
+use zeroize::Zeroizing;
 
 /// A key pair's CKA_ID: 16 octets, random, given by the caller and recorded with the key's purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct KeyId([u8; 16]);
 
 impl KeyId {
@@ -45,7 +47,7 @@ impl FromStr for KeyId {
     fn from_str(text: &str) -> Result<Self, HsmError> {
         let mut octets = [0; 16];
         hex::decode_to_slice(text, &mut octets)
-            .map_err(|_| HsmError::Configuration { field: "key id", reason: "must be 32 hexadecimal digits" })?;
+            .map_err(|_| HsmError::Configuration { field: "key id".into(), reason: "must be 32 hexadecimal digits".into() })?;
         Ok(Self(octets))
     }
 }
@@ -63,7 +65,9 @@ pub struct KeyRequest {
 
 impl KeyRequest {
     pub(crate) fn check(&self) -> Result<(), HsmError> {
-        let refuse = |field, reason| Err(HsmError::Configuration { field, reason });
+        let refuse = |field: &'static str, reason: &'static str| {
+            Err(HsmError::Configuration { field: field.into(), reason: reason.into() })
+        };
         if !(1..=64).contains(&self.label.len()) || self.label.chars().any(char::is_control) {
             return refuse("label", "must have 1 to 64 octets and no control characters");
         }
@@ -77,7 +81,7 @@ impl KeyRequest {
 }
 
 /// What the token asserts about a private key. Assertions of the token, no proof.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct KeyAttributes {
     /// CKA_SENSITIVE: cannot be read in the clear.
     pub sensitive: bool,
@@ -177,7 +181,7 @@ pub(crate) fn list(session: &Session) -> Result<Vec<TokenKey>, Trouble> {
         match pair(session, &id).and_then(|pair| describe(session, &id, pair)) {
             Ok(key) => keys.push(key),
             Err(Trouble::Answer(HsmError::KeyUnsuitable { id, reason })) => {
-                tracing::warn!(%id, reason, "a key on the token is not used");
+                tracing::warn!(%id, %reason, "a key on the token is not used");
             }
             Err(trouble) => return Err(trouble),
         }
@@ -210,7 +214,7 @@ pub(crate) fn generate(session: &Session, request: &KeyRequest) -> Result<TokenK
             None => "the token made a key of another algorithm",
             Some(flaw) => flaw,
         };
-        Err(HsmError::KeyUnsuitable { id: request.id, reason: flaw }.into())
+        Err(HsmError::KeyUnsuitable { id: request.id, reason: flaw.into() }.into())
     });
     if checked.is_err() {
         for handle in [pair.private, pair.public] {
@@ -287,6 +291,56 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
         }
     }
     Err(last.map_or_else(|| HsmError::Closed.into(), Trouble::from))
+}
+
+/// Destroys both halves of the pair; a half that is gone already is fine.
+pub(crate) fn destroy(session: &Session, id: &KeyId) -> Result<(), Trouble> {
+    let mut found = false;
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        for handle in session.find_objects(&[Attribute::Class(class), Attribute::Id(id.0.to_vec())])? {
+            session.destroy_object(handle)?;
+            found = true;
+        }
+    }
+    if found { Ok(()) } else { Err(HsmError::KeyMissing { id: *id }.into()) }
+}
+
+/// Tries to get the private key out, as a thief with the PIN would; says in words what came. A sound token gives nothing.
+pub(crate) fn extract(session: &Session, id: &KeyId) -> Result<Vec<String>, Trouble> {
+    let private = pair(session, id)?.private;
+    let secrets = [
+        AttributeType::Value,
+        AttributeType::PrivateExponent,
+        AttributeType::Prime1,
+        AttributeType::Prime2,
+        AttributeType::Coefficient,
+        AttributeType::Seed,
+    ];
+    let mut leaks = Vec::new();
+    for secret in secrets {
+        // Refused by an error, by an empty value, or by leaving it out: all are good.
+        for attribute in session.get_attributes(private, &[secret]).unwrap_or_default() {
+            let octets = match attribute {
+                Attribute::Value(v)
+                | Attribute::PrivateExponent(v)
+                | Attribute::Prime1(v)
+                | Attribute::Prime2(v)
+                | Attribute::Coefficient(v)
+                | Attribute::Seed(v) => Zeroizing::new(v),
+                _ => continue,
+            };
+            if !octets.is_empty() {
+                leaks.push(format!("{secret:?} can be read"));
+            }
+        }
+    }
+    if session.update_attributes(private, &[Attribute::Extractable(true)]).is_ok() {
+        leaks.push("CKA_EXTRACTABLE can be set to true afterwards".to_owned());
+    }
+    if session.update_attributes(private, &[Attribute::Sensitive(false)]).is_ok() {
+        leaks.push("CKA_SENSITIVE can be set to false afterwards".to_owned());
+    }
+    Ok(leaks)
 }
 
 fn ec(public: &mut Vec<Attribute>, parameters: &[u8]) -> Mechanism<'static> {

@@ -1,28 +1,40 @@
-//! Turns a PKCS#11 token into keys that sign: sessions, login, recovery and error classes.
+//! Turns PKCS#11 tokens into keys that sign: processes, sessions, login, recovery and error classes.
 //!
-//! Nothing outside this crate knows a `CKR_*` code or a handle. All calls of the token's library are made on threads
-//! of this crate; callers hand in messages ([`SignRequest`], [`KeyRequest`]) and get answers, so that the same
-//! interface can later lead to another process.
+//! Three kinds of process share this crate. The **service** holds a [`Token`]: queues, deadlines, the choice of a
+//! process, and the check of every signature. A **keeper** ([`keeper::run`]) has the PINs and starts and kills
+//! signers. A **signer** ([`signer::run`]) has the vendor's module and one token's PIN. The service has neither.
+//!
+//! ```text
+//! service ── SEQPACKET: start, kill ──► keeper ── starts, hands over PIN ──► signer ── PKCS#11 ──► token
+//!    ▲                                     │ the other end of the socket pair  ▲
+//!    └─────────────────────────────────────┘                                   │
+//!    └────────────── stream of frames: work, answers, permission to log in ────┘
+//! ```
+//!
+//! Nothing outside this crate knows a `CKR_*` code or a handle.
 
+mod ckr;
 mod error;
-mod init;
+pub mod keeper;
 mod keys;
-mod link;
 mod mechanism;
-mod module;
 mod pin;
+mod process;
 mod public;
-mod queue;
-mod statistics;
+pub mod signer;
 mod token;
 mod uri;
-mod worker;
+mod wire;
 
-pub use error::{Failure, FailureClass, HsmError};
-pub use init::init_token;
+pub use ckr::FailureClass;
+pub use error::{Failure, HsmError, Text};
 pub use keys::{KeyAttributes, KeyId, KeyRequest, TokenKey};
 pub use mechanism::ecdsa_der;
-pub use pin::{Pin, PinError};
-pub use statistics::Statistics;
-pub use token::{SignRequest, Token, TokenConfig, TokenInfo};
+pub use pin::{Combine, Pin, PinError, PinSource};
+pub use process::Program;
+pub use token::{
+    Identity, Observation, Observer, SignRequest, Statistics, Token, TokenConfig, TokenInfo, TokenState, TokenStatus,
+    TokensConfig, init_token, unlock,
+};
 pub use uri::{TokenUri, UriError};
+pub use wire::Mechanism;

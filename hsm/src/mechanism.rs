@@ -8,7 +8,7 @@ use der::asn1::UintRef;
 use der::{Encode, Sequence};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-const ALL: [SignatureAlgorithm; 7] = [
+pub(crate) const ALL: [SignatureAlgorithm; 7] = [
     SignatureAlgorithm::EcdsaSha256,
     SignatureAlgorithm::EcdsaSha384,
     SignatureAlgorithm::EcdsaSha512,
@@ -19,7 +19,7 @@ const ALL: [SignatureAlgorithm; 7] = [
 ];
 
 /// What the token can do, read once at open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Capabilities {
     mechanisms: Vec<MechanismType>,
 }
@@ -34,6 +34,11 @@ pub(crate) struct Prepared {
 impl Capabilities {
     pub fn new(mechanisms: Vec<MechanismType>) -> Self {
         Self { mechanisms }
+    }
+
+    /// From CK_MECHANISM_TYPE values; unknown ones are left out.
+    pub fn from_numbers(numbers: &[u64]) -> Self {
+        Self::new(numbers.iter().filter_map(|n| MechanismType::try_from(*n).ok()).collect())
     }
 
     fn has(&self, mechanism: MechanismType) -> bool {
@@ -74,6 +79,16 @@ impl Capabilities {
 }
 
 impl Prepared {
+    /// For the way to a signer.
+    pub fn into_parts(self) -> (SignatureAlgorithm, bool, Vec<u8>) {
+        (self.algorithm, self.raw, self.data)
+    }
+
+    /// As it left [`Prepared::into_parts`].
+    pub fn from_parts(algorithm: SignatureAlgorithm, raw: bool, data: Vec<u8>) -> Self {
+        Self { algorithm, raw, data }
+    }
+
     pub fn algorithm(&self) -> SignatureAlgorithm {
         self.algorithm
     }
@@ -135,7 +150,7 @@ pub(crate) fn encode(key: KeyAlgorithm, raw: Vec<u8>) -> Result<Vec<u8>, HsmErro
         KeyAlgorithm::Ed25519 if raw.len() == 64 => Ok(raw),
         KeyAlgorithm::Rsa(bits) if raw.len() == usize::from(bits).div_ceil(8) => Ok(raw),
         KeyAlgorithm::Ed25519 | KeyAlgorithm::Rsa(_) => {
-            Err(HsmError::MalformedSignature { reason: "its length is not that of the key" })
+            Err(HsmError::MalformedSignature { reason: "its length is not that of the key".into() })
         }
     }
 }
@@ -151,7 +166,7 @@ struct EcdsaSigValue<'a> {
 /// # Errors
 /// [`HsmError::MalformedSignature`] unless `raw` has exactly twice the octets of the curve and r and s are not zero.
 pub fn ecdsa_der(key: KeyAlgorithm, raw: &[u8]) -> Result<Vec<u8>, HsmError> {
-    let malformed = |reason| HsmError::MalformedSignature { reason };
+    let malformed = |reason: &'static str| HsmError::MalformedSignature { reason: reason.into() };
     let octets = curve_octets(key).ok_or(malformed("the key has no prime curve"))?;
     if raw.len() != 2 * octets {
         return Err(malformed("r and s do not have the length of the curve"));

@@ -1,15 +1,21 @@
-//! The user PIN: kept in memory that is wiped, never shown.
+//! The user PIN: kept in memory that is wiped, never shown; and where it comes from.
 
+use crate::HsmError;
 use cryptoki::types::AuthPin;
+use serde::{Deserialize, Serialize};
 use std::fmt;
-use zeroize::Zeroize;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use zeroize::{Zeroize, Zeroizing};
 
 /// A PIN of 1 to 255 octets without NUL. Wiped when dropped; `Debug` shows nothing of it.
 #[derive(Clone)]
 pub struct Pin(AuthPin);
 
 /// Why a PIN was refused before any token saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum PinError {
     /// No octets at all; a token would take this as a request for its own keypad.
     #[error("the PIN is empty")]
@@ -46,12 +52,91 @@ impl Pin {
     pub(crate) fn auth(&self) -> &AuthPin {
         &self.0
     }
+
+    /// The characters, for the frame that takes them to a signer.
+    pub(crate) fn expose(&self) -> &str {
+        secrecy::ExposeSecret::expose_secret(&self.0)
+    }
 }
 
 impl fmt::Debug for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pin(..)")
     }
+}
+
+/// Where a PIN comes from. Only the keeper process reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PinSource {
+    /// A file that only its owner can read.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// A systemd credential (LoadCredential= or LoadCredentialEncrypted=), by name.
+    Credential(String),
+    /// Ask on the terminal.
+    Prompt,
+    /// Ask custodians on the terminal for this many shares.
+    Shares(u8),
+}
+
+/// Puts shares together, as text that custodians type: [`PinSource::Shares`].
+pub type Combine = fn(&[Zeroizing<String>]) -> Result<Zeroizing<String>, String>;
+
+impl PinSource {
+    /// True when it can be read again at any time without a person.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Credential(_) | Self::Env(_))
+    }
+
+    /// Reads it. `token` is its name for a person who is asked.
+    pub(crate) fn read(&self, token: &str, combine: Combine) -> Result<Pin, HsmError> {
+        let failed = HsmError::PinSource;
+        let text = match self {
+            Self::File(path) => read_file(path)?,
+            Self::Env(name) => {
+                Zeroizing::new(std::env::var(name).map_err(|_| failed(format!("the variable {name} is not set")))?)
+            }
+            Self::Credential(name) => {
+                let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                    failed("systemd gave no credentials; add LoadCredential= to the unit".to_owned())
+                })?;
+                read_file(&Path::new(&dir).join(name))?
+            }
+            Self::Prompt => ask(&format!("PIN of {token}: "))?,
+            Self::Shares(count) => {
+                let mut shares = Vec::new();
+                for number in 1..=*count {
+                    shares.push(ask(&format!("{token}, custodian {number} of {count}, share: "))?);
+                }
+                combine(&shares).map_err(failed)?
+            }
+        };
+        Ok(Pin::new(text.trim_end_matches(['\r', '\n']).to_owned())?)
+    }
+}
+
+fn ask(prompt: &str) -> Result<Zeroizing<String>, HsmError> {
+    rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(|e| HsmError::PinSource(format!("no terminal to ask on: {e}")))
+}
+
+/// PINs have 255 octets at most; more in a file is a mistake.
+const FILE: u64 = 1024;
+
+fn read_file(path: &Path) -> Result<Zeroizing<String>, HsmError> {
+    let failed = |problem: String| HsmError::PinSource(format!("{}: {problem}", path.display()));
+    let file = File::open(path).map_err(|e| failed(e.to_string()))?;
+    let mode = file.metadata().map_err(|e| failed(e.to_string()))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(failed("can be read by others; chmod 600 it".to_owned()));
+    }
+    // Room for all of it at once: growing would leave unwiped copies.
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(FILE).unwrap_or(0) + 1));
+    file.take(FILE + 1).read_to_string(&mut text).map_err(|_| failed("is not readable UTF-8".to_owned()))?;
+    if text.len() as u64 > FILE {
+        return Err(failed("is too long for a PIN".to_owned()));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub(crate) fn read(session: &Session, id: &KeyId, handle: ObjectHandle) -> Resul
         (Some(KeyType::RSA), _, _, Some(modulus), Some(exponent)) => rsa_spki(&modulus, &exponent),
         _ => Err("the token does not give a public key of a known type"),
     };
-    let unsuitable = |reason| HsmError::KeyUnsuitable { id: *id, reason };
+    let unsuitable = |reason: &'static str| HsmError::KeyUnsuitable { id: *id, reason: reason.into() };
     let spki = spki.map_err(unsuitable)?;
     Ok(PublicKey::from_spki_der(&spki).map_err(|_| unsuitable("its public key is not one that is accepted"))?)
 }

@@ -22,7 +22,7 @@ const PATH: [(&str, usize); 10] = [
 ];
 
 /// Why a URI was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum UriError {
     /// Does not begin with `pkcs11:`, or is over 2048 octets.
     #[error("a token URI begins with 'pkcs11:' and has at most 2048 octets (RFC 7512)")]

@@ -4,10 +4,10 @@
 mod support;
 
 use ca_core::key::{KeyAlgorithm, SignatureAlgorithm};
-use hsm::{HsmError, KeyRequest, Pin, SignRequest, Token, TokenConfig, TokenUri};
+use hsm::{HsmError, KeyRequest, Pin, SignRequest, Token, TokenConfig, TokenUri, TokensConfig};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use support::{config, id, open, pkcs11_tool, request};
+use support::{config, id, one, open, pin_file, pkcs11_tool, program, request, signing, signing_with, with};
 
 const ALL: [KeyAlgorithm; 6] = [
     KeyAlgorithm::EcP256,
@@ -29,17 +29,19 @@ fn every_algorithm_generates_signs_and_verifies() {
             token.prove(&id(n), &key.public_key).unwrap();
             for signature_algorithm in token.info().algorithms {
                 let message = b"to be signed".to_vec();
-                let asked = SignRequest { key: id(n), algorithm: signature_algorithm, message: message.clone() };
+                let asked = SignRequest {
+                    key: id(n),
+                    public_key: key.public_key.clone(),
+                    algorithm: signature_algorithm,
+                    message: message.clone(),
+                };
                 match token.sign(asked) {
                     Ok(signature) => {
                         key.public_key.verify(signature_algorithm, &message, &signature).unwrap();
                         assert!(key.public_key.verify(signature_algorithm, b"another", &signature).is_err());
                     }
                     Err(error) => {
-                        assert_eq!(
-                            error,
-                            HsmError::AlgorithmMismatch { key: algorithm, algorithm: signature_algorithm }
-                        );
+                        assert!(matches!(error, HsmError::AlgorithmMismatch { .. }), "{error}");
                         assert_ne!(signature_algorithm, algorithm.signature_algorithm());
                     }
                 }
@@ -60,7 +62,9 @@ fn short_ecdsa_integers_verify() {
         let short = (0..20_000u32).find(|n| {
             let message = n.to_be_bytes().to_vec();
             let algorithm = SignatureAlgorithm::EcdsaSha256;
-            let signature = token.sign(SignRequest { key: id(1), algorithm, message: message.clone() }).unwrap();
+            let public_key = key.public_key.clone();
+            let signature =
+                token.sign(SignRequest { key: id(1), public_key, algorithm, message: message.clone() }).unwrap();
             key.public_key.verify(algorithm, &message, &signature).unwrap();
             signature.len() < 70
         });
@@ -93,7 +97,7 @@ fn a_key_from_outside_does_not_sign() {
         pkcs11_tool(&["--keypairgen", "--key-type", "EC:prime256v1", "--id", &id(7).to_string(), "--extractable"]);
         let key = token.find(&id(7)).unwrap();
         assert!(key.attributes.extractable);
-        let refused = token.sign(sign(7)).unwrap_err();
+        let refused = token.sign(signing(7, &key.public_key)).unwrap_err();
         assert!(matches!(refused, HsmError::KeyUnsuitable { .. }), "{refused}");
     });
 }
@@ -102,7 +106,7 @@ fn a_key_from_outside_does_not_sign() {
 fn an_id_or_label_is_given_once() {
     softhsm::test::in_child("an_id_or_label_is_given_once", || {
         let token = open();
-        token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap();
+        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
         let same_id = KeyRequest { label: "other".into(), ..request(1, KeyAlgorithm::EcP256) };
         let same_label = KeyRequest { id: id(2), ..request(1, KeyAlgorithm::EcP256) };
         for twice in [same_id, same_label] {
@@ -114,21 +118,25 @@ fn an_id_or_label_is_given_once() {
         let ambiguous = HsmError::KeyAmbiguous { id: id(1), private: 2, public: 2 };
         assert_eq!(token.find(&id(1)).unwrap_err(), ambiguous);
         assert_eq!(token.list().unwrap_err(), ambiguous);
-        assert_eq!(token.sign(sign(1)).unwrap_err(), ambiguous);
+        assert_eq!(token.sign(signing(1, &key)).unwrap_err(), ambiguous);
     });
 }
 
 #[test]
 fn a_wrong_pin_is_tried_once() {
     softhsm::test::in_child("a_wrong_pin_is_tried_once", || {
-        let wrong = Token::open(config(), Pin::new("wrong-9999".into()).unwrap()).unwrap_err();
+        let state_dir = Some(softhsm::test::token().dir);
+        let wrong = TokenConfig { workers: Some(3), pin: pin_file("wrong", "wrong-9999"), ..one() };
+        let wrong = Token::open(TokensConfig { state_dir: state_dir.clone(), ..with(wrong) }).unwrap_err();
         assert_eq!(wrong, HsmError::PinWrong);
         assert!(!wrong.is_retryable());
         // SoftHSM never locks and would take the right PIN now: the refusal is ours, without a second attempt.
-        let right = Pin::new(softhsm::test::PIN.into()).unwrap();
+        let right = || Token::open(TokensConfig { state_dir: state_dir.clone(), ..config() });
         for _ in 0..3 {
-            assert_eq!(Token::open(config(), right.clone()).unwrap_err(), HsmError::PinLockedOut);
+            assert_eq!(right().unwrap_err(), HsmError::PinLockedOut);
         }
+        assert!(hsm::unlock(&softhsm::test::token().dir, &one().uri).unwrap());
+        assert_eq!(right().unwrap().statistics().logins, 1);
     });
 }
 
@@ -136,35 +144,44 @@ fn a_wrong_pin_is_tried_once() {
 fn a_token_is_selected_by_name_alone() {
     softhsm::test::in_child("a_token_is_selected_by_name_alone", || {
         let ours = softhsm::test::token();
-        let pin = || Pin::new(ours.pin.clone()).unwrap();
-        let with = |uri: &str| Token::open(TokenConfig { uri: uri.parse().unwrap(), ..config() }, pin());
-        assert!(matches!(with("pkcs11:token=nobody"), Err(HsmError::TokenNotFound { .. })));
-        assert!(matches!(with("pkcs11:token=throwaway;slot-id=0"), Err(HsmError::Configuration { field: "uri", .. })));
-        assert!(matches!(with("pkcs11:token=throwaway;model=other"), Err(HsmError::TokenNotFound { .. })));
+        let named = |uri: &str| Token::open(with(TokenConfig { uri: uri.parse().unwrap(), ..one() }));
+        assert!(matches!(named("pkcs11:token=nobody"), Err(HsmError::TokenNotFound { .. })));
+        let by_slot = named("pkcs11:token=throwaway;slot-id=0");
+        assert!(matches!(by_slot, Err(HsmError::Configuration { field, .. }) if field == "uri"));
+        assert!(matches!(named("pkcs11:token=throwaway;model=other"), Err(HsmError::TokenNotFound { .. })));
         let exact = format!("pkcs11:serial={};model=SoftHSM%20v2;manufacturer=SoftHSM%20project", ours.serial);
-        assert_eq!(with(&exact).unwrap().info().serial, ours.serial);
-        assert_eq!(TokenUri::from_label("throwaway").unwrap(), config().uri);
+        assert_eq!(named(&exact).unwrap().info().serial, ours.serial);
+        assert_eq!(TokenUri::from_label("throwaway").unwrap(), one().uri);
         // A second token of the same label: only the serial tells them apart.
         softhsm::ThrowawayToken::create(&ours.dir, &ours.label, &ours.pin).unwrap();
-        assert!(matches!(with("pkcs11:token=throwaway"), Err(HsmError::TokenAmbiguous { count: 2, .. })));
-        assert_eq!(with(&exact).unwrap().info().serial, ours.serial);
+        assert!(matches!(named("pkcs11:token=throwaway"), Err(HsmError::TokenAmbiguous { count: 2, .. })));
+        assert_eq!(named(&exact).unwrap().info().serial, ours.serial);
     });
 }
 
 #[test]
 fn configuration_errors_name_their_field() {
     softhsm::test::in_child("configuration_errors_name_their_field", || {
-        let pin = || Pin::new("1234".into()).unwrap();
         for (bad, field) in [
-            (TokenConfig { sessions: 0, ..config() }, "sessions"),
-            (TokenConfig { queue: 0, ..config() }, "queue"),
-            (TokenConfig { deadline: Duration::ZERO, ..config() }, "deadline"),
+            (with(TokenConfig { sessions: Some(0), ..one() }), "sessions"),
+            (with(TokenConfig { workers: Some(17), ..one() }), "workers"),
+            (with(TokenConfig { environment: vec![("A=B".into(), String::new())], ..one() }), "environment"),
+            (TokensConfig { queue: 0, ..config() }, "queue"),
+            (TokensConfig { deadline: Duration::ZERO, ..config() }, "deadline"),
+            (TokensConfig { tokens: Vec::new(), ..config() }, "tokens"),
         ] {
-            assert!(matches!(Token::open(bad, pin()), Err(HsmError::Configuration { field: f, .. }) if f == field));
+            assert!(matches!(Token::open(bad), Err(HsmError::Configuration { field: f, .. }) if f == field));
         }
         for module in ["libsofthsm2.so", "/nonexistent.so", "/etc/passwd"] {
-            let error = Token::open(TokenConfig { module: module.into(), ..config() }, pin()).unwrap_err();
+            let error = Token::open(with(TokenConfig { module: module.into(), ..one() })).unwrap_err();
             assert!(matches!(error, HsmError::Module { .. }), "{error}");
+        }
+        let open = pin_file("open", "1234");
+        let hsm::PinSource::File(path) = &open else { panic!() };
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        for pin in [open, hsm::PinSource::File("/nonexistent".into()), hsm::PinSource::Env("NOT_THERE_7".into())] {
+            let error = Token::open(with(TokenConfig { pin, ..one() })).unwrap_err();
+            assert!(matches!(error, HsmError::PinSource(_)), "{error}");
         }
     });
 }
@@ -174,31 +191,29 @@ fn a_token_is_initialised_through_the_module() {
     softhsm::test::in_child("a_token_is_initialised_through_the_module", || {
         let module = softhsm::find_module().unwrap();
         let before = open();
-        let pin = Pin::new("fresh-1234".into()).unwrap();
-        let uri = hsm::init_token(&module, "fresh", &Pin::new("officer-1".into()).unwrap(), &pin).unwrap();
+        let (officer, pin) = (Pin::new("officer-1".into()).unwrap(), Pin::new("fresh-1234".into()).unwrap());
+        let init = || hsm::init_token(&program(), &module, &[], "fresh", &officer, &pin);
+        let uri = init().unwrap();
         assert!(uri.serial().is_some());
-        let fresh = Token::open(TokenConfig::new(module.clone(), uri), pin.clone()).unwrap();
+        let config = TokenConfig::new(module.clone(), uri, pin_file("fresh", "fresh-1234"));
+        let fresh = Token::open(with(config)).unwrap();
         fresh.generate(&request(1, KeyAlgorithm::EcP256)).unwrap();
-        // The library was finalised under the other token, which recovers.
         before.generate(&request(1, KeyAlgorithm::Ed25519)).unwrap();
         assert_eq!(fresh.find(&id(1)).unwrap().public_key.algorithm(), KeyAlgorithm::EcP256);
-        assert!(matches!(hsm::init_token(&module, "fresh", &pin, &pin), Err(HsmError::TokenExists { .. })));
+        assert!(matches!(init(), Err(HsmError::TokenExists { .. })));
     });
 }
 
 #[test]
 fn a_queue_has_a_bound_and_every_request_an_answer() {
     softhsm::test::in_child("a_queue_has_a_bound_and_every_request_an_answer", || {
-        let pin = Pin::new(softhsm::test::PIN.into()).unwrap();
-        let token = Token::open(TokenConfig { queue: 8, ..config() }, pin).unwrap();
-        token.generate(&request(1, KeyAlgorithm::Rsa(2048))).unwrap();
+        let token = Token::open(TokensConfig { queue: 8, ..config() }).unwrap();
+        let key = token.generate(&request(1, KeyAlgorithm::Rsa(2048))).unwrap().public_key;
         let (sender, receiver) = channel();
         let begun = Instant::now();
         for _ in 0..200 {
             let sender = sender.clone();
-            let algorithm = SignatureAlgorithm::RsaPkcs1Sha256;
-            let request = SignRequest { key: id(1), algorithm, message: b"m".to_vec() };
-            token.submit(request, Box::new(move |result| sender.send(result).unwrap()));
+            token.submit(signing(1, &key), Box::new(move |result| sender.send(result).unwrap()));
         }
         drop(sender);
         assert!(begun.elapsed() < Duration::from_secs(3), "submitting does not block");
@@ -216,9 +231,8 @@ fn a_queue_has_a_bound_and_every_request_an_answer() {
 fn a_caller_behind_a_slow_call_is_answered_at_its_deadline() {
     softhsm::test::in_child("a_caller_behind_a_slow_call_is_answered_at_its_deadline", || {
         let deadline = Duration::from_millis(40);
-        let pin = Pin::new(softhsm::test::PIN.into()).unwrap();
-        let token = Token::open(TokenConfig { deadline, ..config() }, pin).unwrap();
-        token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap();
+        let token = Token::open(TokensConfig { deadline, ..config() }).unwrap();
+        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
         let slow = token.clone();
         let busy = std::thread::spawn(move || {
             for n in 2..6 {
@@ -228,7 +242,7 @@ fn a_caller_behind_a_slow_call_is_answered_at_its_deadline() {
         let mut met = 0;
         while !busy.is_finished() {
             let asked = Instant::now();
-            match token.sign(sign(1)) {
+            match token.sign(signing(1, &key)) {
                 Ok(_) => {}
                 Err(HsmError::Deadline { after }) => {
                     assert_eq!(after, deadline);
@@ -240,8 +254,8 @@ fn a_caller_behind_a_slow_call_is_answered_at_its_deadline() {
         }
         busy.join().unwrap();
         assert!(met > 0, "the token was never slow enough");
-        token.sign(sign(1)).unwrap();
-        assert_eq!(token.statistics().stuck, 0);
+        token.sign(signing(1, &key)).unwrap();
+        assert_eq!(token.statistics().hangs, 0, "a signer that makes a key is not taken for hung");
     });
 }
 
@@ -249,11 +263,12 @@ fn a_caller_behind_a_slow_call_is_answered_at_its_deadline() {
 fn closing_answers_what_waits() {
     softhsm::test::in_child("closing_answers_what_waits", || {
         let token = open();
-        token.generate(&request(1, KeyAlgorithm::EcP384)).unwrap();
+        let key = token.generate(&request(1, KeyAlgorithm::EcP384)).unwrap().public_key;
         let (sender, receiver) = channel();
         for _ in 0..100 {
             let sender = sender.clone();
-            token.submit(sign_with(1, SignatureAlgorithm::EcdsaSha384), Box::new(move |r| sender.send(r).unwrap()));
+            let request = signing_with(1, &key, SignatureAlgorithm::EcdsaSha384);
+            token.submit(request, Box::new(move |r| sender.send(r).unwrap()));
         }
         drop((token, sender));
         let answers: Vec<_> = receiver.iter().collect();
@@ -264,10 +279,36 @@ fn closing_answers_what_waits() {
     });
 }
 
-fn sign(n: u8) -> SignRequest {
-    sign_with(n, SignatureAlgorithm::EcdsaSha256)
+#[test]
+fn several_sessions_and_workers_share_the_work() {
+    softhsm::test::in_child("several_sessions_and_workers_share_the_work", || {
+        let token = Token::open(with(TokenConfig { workers: Some(2), sessions: Some(3), ..one() })).unwrap();
+        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
+        let begun = Instant::now();
+        while token.status()[0].workers < 2 {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (sender, receiver) = channel();
+        for _ in 0..600 {
+            let sender = sender.clone();
+            token.submit(signing(1, &key), Box::new(move |result| sender.send(result).unwrap()));
+        }
+        drop(sender);
+        let failures: Vec<_> = receiver.iter().filter(Result::is_err).collect();
+        assert_eq!(failures, []);
+        let status = token.status().remove(0);
+        assert_eq!((status.workers, status.sessions, status.statistics.logins), (2, 6, 2));
+    });
 }
 
-fn sign_with(n: u8, algorithm: SignatureAlgorithm) -> SignRequest {
-    SignRequest { key: id(n), algorithm, message: b"message".to_vec() }
+#[test]
+fn the_service_process_has_no_module() {
+    softhsm::test::in_child("the_service_process_has_no_module", || {
+        let token = open();
+        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
+        token.sign(signing(1, &key)).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(!maps.contains("softhsm"), "{maps}");
+    });
 }

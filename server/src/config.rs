@@ -92,9 +92,18 @@ pub struct TokenSection {
     pub uri: String,
     /// Where the PIN comes from. Never the PIN itself.
     pub pin: PinSource,
-    /// Parallel sessions. SoftHSM gains nothing from more than one; a network HSM does.
-    #[serde(default = "one")]
-    pub sessions: u32,
+    /// Variables for the module, for example `SOFTHSM2_CONF`. Only the process that loads it has them.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Processes that load the module; measured when absent.
+    #[serde(default)]
+    pub workers: Option<u32>,
+    /// Sessions in each of them; measured when absent.
+    #[serde(default)]
+    pub sessions: Option<u32>,
+    /// Further tokens that hold the same keys; all of them sign.
+    #[serde(default)]
+    pub copies: Vec<CopySection>,
     /// How long a signature may take before the caller is told to come again.
     #[serde(default = "five_seconds", deserialize_with = "duration")]
     pub deadline: Duration,
@@ -103,7 +112,28 @@ pub struct TokenSection {
     pub queue: usize,
 }
 
-/// Where the PIN comes from: exactly one of the keys.
+/// One of `[[token.copies]]`: as `[token]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopySection {
+    /// As [`TokenSection::module`].
+    pub module: PathBuf,
+    /// As [`TokenSection::uri`].
+    pub uri: String,
+    /// As [`TokenSection::pin`].
+    pub pin: PinSource,
+    /// As [`TokenSection::environment`].
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// As [`TokenSection::workers`].
+    #[serde(default)]
+    pub workers: Option<u32>,
+    /// As [`TokenSection::sessions`].
+    #[serde(default)]
+    pub sessions: Option<u32>,
+}
+
+/// Where the PIN comes from: exactly one of the keys. This process never reads it; its keeper does.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
 pub enum PinSource {
@@ -115,6 +145,53 @@ pub enum PinSource {
     Credential(String),
     /// Ask on the terminal.
     Prompt(bool),
+    /// Ask custodians on the terminal for this many shares.
+    Shares(u8),
+}
+
+impl PinSource {
+    fn resolved(&self) -> hsm::PinSource {
+        match self.clone() {
+            Self::File(path) => hsm::PinSource::File(path),
+            Self::Env(name) => hsm::PinSource::Env(name),
+            Self::Credential(name) => hsm::PinSource::Credential(name),
+            Self::Prompt(_) => hsm::PinSource::Prompt,
+            Self::Shares(count) => hsm::PinSource::Shares(count),
+        }
+    }
+}
+
+impl TokenSection {
+    /// The tokens as the HSM layer takes them, each with its key in this file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for a URI that names no token.
+    pub fn tokens(&self) -> Result<Vec<hsm::TokenConfig>, ConfigError> {
+        let first = (&self.module, &self.uri, &self.pin, &self.environment, self.workers, self.sessions);
+        let copies = self.copies.iter().map(|c| (&c.module, &c.uri, &c.pin, &c.environment, c.workers, c.sessions));
+        let mut tokens = Vec::new();
+        for (index, (module, uri, pin, environment, workers, sessions)) in std::iter::once(first).chain(copies).enumerate() {
+            let key = if index == 0 { "token".to_owned() } else { format!("token.copies[{}]", index - 1) };
+            if workers.is_some_and(|n| !(1..=16).contains(&n)) {
+                return Err(value(format!("{key}.workers"), "must lie between 1 and 16"));
+            }
+            if sessions.is_some_and(|n| !(1..=64).contains(&n)) {
+                return Err(value(format!("{key}.sessions"), "must lie between 1 and 64"));
+            }
+            tokens.push(hsm::TokenConfig {
+                module: module.clone(),
+                uri: uri.parse().map_err(|e| value(format!("{key}.uri"), e))?,
+                pin: pin.resolved(),
+                environment: environment.clone().into_iter().collect(),
+                workers,
+                sessions,
+            });
+        }
+        if tokens.len() > 8 {
+            return Err(value("token.copies", "must be at most 7"));
+        }
+        Ok(tokens)
+    }
 }
 
 /// `[grpc]`.
@@ -230,9 +307,6 @@ pub struct TrustStoreSection {
     pub files: Vec<PathBuf>,
 }
 
-fn one() -> u32 {
-    1
-}
 fn token_queue() -> usize {
     1_024
 }
@@ -342,10 +416,7 @@ impl Config {
         if self.status.crl_delay > Duration::from_secs(60) {
             return Err(value("status.crl_delay", "must be at most 60s: a revocation has to be seen"));
         }
-        if !(1..=64).contains(&self.token.sessions) {
-            return Err(value("token.sessions", "must lie between 1 and 64"));
-        }
-        self.token.uri.parse::<hsm::TokenUri>().map_err(|e| value("token.uri", e))?;
+        self.token.tokens()?;
         self.compiled_profiles()?;
         for name in self.attestation.keys() {
             if !self.profiles.contains_key(name) && !built_in_profiles().contains_key(name) {
@@ -422,37 +493,4 @@ pub fn key_algorithm(text: &str) -> Result<ca_core::key::KeyAlgorithm, String> {
             ));
         }
     })
-}
-
-/// Reads the PIN from where the configuration says.
-///
-/// # Errors
-/// [`ConfigError::Value`] says what is missing or too open.
-pub fn read_pin(source: &PinSource) -> Result<hsm::Pin, ConfigError> {
-    use zeroize::Zeroizing;
-    let text: Zeroizing<String> = match source {
-        PinSource::File(path) => read_secret(path, "token.pin.file")?,
-        PinSource::Env(name) => Zeroizing::new(
-            std::env::var(name).map_err(|_| value("token.pin.env", format!("the variable {name} is not set")))?,
-        ),
-        PinSource::Credential(name) => {
-            let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                value("token.pin.credential", "systemd gave no credentials; add LoadCredential= to the unit")
-            })?;
-            read_secret(&Path::new(&dir).join(name), "token.pin.credential")?
-        }
-        PinSource::Prompt(_) => Zeroizing::new(
-            rpassword::prompt_password("PIN of the PKCS#11 token: ").map_err(|e| value("token.pin.prompt", e))?,
-        ),
-    };
-    hsm::Pin::new(text.trim_end_matches(['\r', '\n']).to_owned()).map_err(|e| value("token.pin", e))
-}
-
-fn read_secret(path: &Path, key: &str) -> Result<zeroize::Zeroizing<String>, ConfigError> {
-    use std::os::unix::fs::PermissionsExt;
-    let meta = fs::metadata(path).map_err(|e| value(key, format!("{}: {e}", path.display())))?;
-    if meta.permissions().mode() & 0o077 != 0 {
-        return Err(value(key, format!("{} can be read by others; chmod 600 it", path.display())));
-    }
-    fs::read_to_string(path).map(zeroize::Zeroizing::new).map_err(|e| value(key, format!("{}: {e}", path.display())))
 }

@@ -6,7 +6,7 @@ use crate::{
     config::{Config, ConfigError},
 };
 use ca_core::{certificate::Certificate, profile::ProfileSpec, time::UnixTime};
-use hsm::{Token, TokenConfig, TokenUri};
+use hsm::{HsmError, Token};
 use std::{
     fmt::Display,
     fs,
@@ -60,7 +60,7 @@ const EARLIEST: u64 = 1_793_491_200;
 const DISK_LEAST: u64 = 256 * 1024 * 1024;
 
 /// Examines the installation. The PIN is tried at most once.
-pub fn examine(config: &Config, pin: Result<hsm::Pin, ConfigError>) -> Vec<Finding> {
+pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |check, verdict| findings.push(Finding { check, verdict });
     add("data directory", data_dir(&config.data_dir));

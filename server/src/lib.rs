@@ -29,5 +29,6 @@ pub mod service_certificates;
 pub mod strangers;
 pub mod telemetry;
 pub mod tls;
+pub mod token_identity;
 pub mod trust;
 pub mod waiting;

@@ -3,7 +3,7 @@
 use crate::{
     authority::Authority,
     ca::{Ca, key_id},
-    config::{self, Config},
+    config::Config,
     enroll::Enrollment,
     error::Failure,
     http::{self, StatusHttp},
@@ -17,14 +17,14 @@ use crate::{
     publish,
     revoke::Revoker,
     service_certificates,
-    telemetry::Telemetry,
+    telemetry::{self, Telemetry},
     tls::{self, Doors, ServerTls},
-    waiting,
+    token_identity, waiting,
 };
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use ca_core::certificate::Certificate;
-use hsm::{HsmError, KeyId, Pin, Token, TokenConfig, TokenUri};
+use hsm::{HsmError, Identity, KeyId, Program, Token, TokensConfig};
 use proto::v1::{
     access_service_server::AccessServiceServer, authority_service_server::AuthorityServiceServer,
     certificate_service_server::CertificateServiceServer, enrollment_service_server::EnrollmentServiceServer,
@@ -56,21 +56,30 @@ pub struct Running {
     background: Vec<JoinHandle<()>>,
 }
 
-/// Opens the token that the configuration names.
+/// Opens the tokens that the configuration names. Those in `known` must prove to be the ones that were enrolled.
 ///
 /// # Errors
 /// What the token says, with what to do.
-pub fn open_token(config: &Config, pin: Pin) -> Result<Token> {
+pub fn open_token(config: &Config, known: Vec<Identity>) -> Result<Token> {
+    let tokens = token_config(config, known)?;
+    Token::open(tokens).context("the PKCS#11 token cannot be used; 'sealwright doctor' says more")
+}
+
+/// The configuration of the HSM layer.
+///
+/// # Errors
+/// A URI that names no token.
+pub fn token_config(config: &Config, known: Vec<Identity>) -> Result<TokensConfig> {
     let section = &config.token;
-    let uri = section.uri.parse::<TokenUri>().context("token.uri")?;
-    let token = TokenConfig {
-        module: section.module.clone(),
-        uri,
-        sessions: section.sessions,
+    Ok(TokensConfig {
+        tokens: section.tokens()?,
         deadline: section.deadline,
         queue: section.queue,
-    };
-    Token::open(token, pin).context("the PKCS#11 token cannot be used; 'sealwright doctor' says more")
+        program: Program::this(),
+        state_dir: config.data_dir.is_dir().then(|| config.data_dir.clone()),
+        known,
+        observer: Some(telemetry::token_observer()),
+    })
 }
 
 /// Opens the journal.
@@ -89,9 +98,9 @@ pub fn open_store(config: &Config, create: bool) -> Result<(Store, OpenReport)> 
 ///
 /// # Errors
 /// The first thing that is not as it must be.
-pub fn open(config: Config, pin: Pin, create: bool) -> Result<Arc<Ca>> {
+pub fn open(config: Config, create: bool) -> Result<Arc<Ca>> {
     let (store, _) = open_store(&config, create)?;
-    let token = open_token(&config, pin)?;
+    let token = open_token(&config, token_identity::known(&store)?)?;
     Ca::assemble(config, store, token)
 }
 
@@ -227,9 +236,9 @@ fn tls_config(ca: &Ca) -> Result<([u8; 32], rustls::ServerConfig)> {
     check_key(&ca.token, key, &leaf).context("TLS key")?;
     let issuers = ca.issuers.load();
     let config = ServerTls {
-        algorithm: leaf.public_key().algorithm(),
         chain: identity.chain,
         key,
+        public_key: leaf.public_key().clone(),
         client_issuers: issuers.iter().map(|i| i.issuer.name_der().to_vec()).collect(),
     };
     Ok((leaf.sha256(), tls::server_config(&ca.token, config)?))
@@ -366,12 +375,13 @@ fn is_token_away(error: &anyhow::Error) -> bool {
 }
 
 /// Opens the token and all that needs it. While it is away, status is served from the disk.
-async fn open_patiently(config: &Config, store: &Store, pin: &Pin) -> Result<(Arc<Ca>, Option<Front>)> {
+async fn open_patiently(config: &Config, store: &Store) -> Result<(Arc<Ca>, Option<Front>)> {
     let (mut front, mut backoff) = (None, Duration::from_secs(1));
     loop {
         let attempt = async {
             let ca = tokio::task::block_in_place(|| {
-                Ca::assemble(config.clone(), store.clone(), open_token(config, pin.clone())?)
+                let token = open_token(config, token_identity::known(store)?)?;
+                Ca::assemble(config.clone(), store.clone(), token)
             })?;
             prepare(&ca).await.map(|()| ca)
         };
@@ -396,10 +406,9 @@ async fn open_patiently(config: &Config, store: &Store, pin: &Pin) -> Result<(Ar
 /// # Errors
 /// What keeps the service from starting, or what ended it.
 pub async fn run(config: Config) -> Result<()> {
-    let pin = config::read_pin(&config.token.pin)?;
     let (store, _) = tokio::task::block_in_place(|| open_store(&config, false))?;
     let (ca, front) = tokio::select! {
-        opened = open_patiently(&config, &store, &pin) => opened?,
+        opened = open_patiently(&config, &store) => opened?,
         signal = terminated() => {
             let _ = tokio::task::spawn_blocking(move || store.close()).await;
             return signal;

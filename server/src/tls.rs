@@ -7,7 +7,7 @@ use crate::{
     listen::{self, Counted, Door},
 };
 use arc_swap::ArcSwap;
-use ca_core::key::{KeyAlgorithm, SignatureAlgorithm};
+use ca_core::key::{KeyAlgorithm, PublicKey, SignatureAlgorithm};
 use hsm::{KeyId, SignRequest, Token};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig, SignatureScheme,
@@ -33,12 +33,14 @@ use tokio_stream::wrappers::ReceiverStream;
 struct TokenTlsKey {
     token: Token,
     key: KeyId,
+    public_key: PublicKey,
     scheme: SignatureScheme,
     algorithm: SignatureAlgorithm,
 }
 
 impl TokenTlsKey {
-    fn new(token: Token, key: KeyId, algorithm: KeyAlgorithm) -> Option<Self> {
+    fn new(token: Token, key: KeyId, public_key: PublicKey) -> Option<Self> {
+        let algorithm = public_key.algorithm();
         // TLS 1.3 has no PKCS#1 v1.5 signatures (RFC 8446 4.2.3), so RSA keys do not serve here.
         let scheme = match algorithm {
             KeyAlgorithm::EcP256 => SignatureScheme::ECDSA_NISTP256_SHA256,
@@ -46,7 +48,7 @@ impl TokenTlsKey {
             KeyAlgorithm::Ed25519 => SignatureScheme::ED25519,
             KeyAlgorithm::EcP521 | KeyAlgorithm::Rsa(_) => return None,
         };
-        Some(Self { token, key, scheme, algorithm: algorithm.signature_algorithm() })
+        Some(Self { token, key, public_key, scheme, algorithm: algorithm.signature_algorithm() })
     }
 }
 
@@ -56,6 +58,7 @@ impl SigningKey for TokenTlsKey {
             Box::new(TokenTlsKey {
                 token: self.token.clone(),
                 key: self.key,
+                public_key: self.public_key.clone(),
                 scheme: self.scheme,
                 algorithm: self.algorithm,
             }) as Box<dyn Signer>
@@ -72,7 +75,12 @@ impl SigningKey for TokenTlsKey {
 
 impl Signer for TokenTlsKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TlsError> {
-        let request = SignRequest { key: self.key, algorithm: self.algorithm, message: message.to_vec() };
+        let request = SignRequest {
+            key: self.key,
+            public_key: self.public_key.clone(),
+            algorithm: self.algorithm,
+            message: message.to_vec(),
+        };
         // The handshake waits for the token, so let the runtime's other tasks move to another thread.
         tokio::task::block_in_place(|| self.token.sign(request))
             .map_err(|e| TlsError::General(format!("the token did not sign the handshake: {e}")))
@@ -138,8 +146,8 @@ pub struct ServerTls {
     pub chain: Vec<Vec<u8>>,
     /// Its key in the token.
     pub key: KeyId,
-    /// That key's algorithm.
-    pub algorithm: KeyAlgorithm,
+    /// That key's public half.
+    pub public_key: PublicKey,
     /// Names of the CAs whose client certificates are wanted, DER.
     pub client_issuers: Vec<Vec<u8>>,
 }
@@ -150,7 +158,7 @@ pub struct ServerTls {
 /// When the key's algorithm does not serve in TLS 1.3.
 pub fn server_config(token: &Token, tls: ServerTls) -> Result<ServerConfig, TlsError> {
     let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
-    let key = TokenTlsKey::new(token.clone(), tls.key, tls.algorithm)
+    let key = TokenTlsKey::new(token.clone(), tls.key, tls.public_key)
         .ok_or_else(|| TlsError::General("the TLS key must be P-256, P-384 or Ed25519".to_owned()))?;
     let chain = tls.chain.into_iter().map(CertificateDer::from).collect();
     let certified = CertifiedKey::new(chain, Arc::new(key));

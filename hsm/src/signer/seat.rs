@@ -1,0 +1,256 @@
+//! A worker: a thread with one session, which does what is asked and brings the session back when it is lost.
+
+use super::link::Link;
+use super::mailbox::Mailbox;
+use crate::ckr::FailureClass;
+use crate::error::Trouble;
+use crate::keys::{self, Pair};
+use crate::mechanism;
+use crate::wire::{Answer, FromSigner, Mechanism, Operation, SignWork, WireKey};
+use crate::{Failure, HsmError, KeyId};
+use ca_core::key::KeyAlgorithm;
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Attempts at one request: a session that was closed by the device costs one for the session, one for the login that
+/// went with it and one for the handle.
+const ATTEMPTS: u32 = 4;
+/// Handles that are kept for one session. Each issuer has two keys; more is a token that many tenants share.
+const HELD: usize = 1024;
+
+pub(super) struct Worker {
+    link: Arc<Link>,
+    mailbox: Arc<Mailbox>,
+    seat: Option<Seat>,
+}
+
+/// A session with the handles that were found through it, good for one login.
+struct Seat {
+    epoch: u64,
+    session: Session,
+    held: HashMap<KeyId, Held>,
+}
+
+#[derive(Clone, Copy)]
+struct Held {
+    handle: ObjectHandle,
+    algorithm: KeyAlgorithm,
+}
+
+impl Worker {
+    pub fn new(link: Arc<Link>, mailbox: Arc<Mailbox>) -> Self {
+        Self { link, mailbox, seat: None }
+    }
+
+    pub fn mailbox(&self) -> Arc<Mailbox> {
+        self.mailbox.clone()
+    }
+
+    /// Works until the service is gone, or until nothing but a new process helps.
+    pub fn run(mut self) -> Result<(), Trouble> {
+        while let Some((id, operation)) = self.mailbox.next() {
+            let begun = Instant::now();
+            let mut took = Duration::ZERO;
+            let outcome = self.perform(operation, &mut took);
+            if took.is_zero() {
+                took = begun.elapsed();
+            }
+            let end = match &outcome {
+                Err(Trouble::Call(failure)) if failure.class().needs_new_process() => Some(failure.clone()),
+                _ => None,
+            };
+            let result = outcome.map_err(HsmError::from);
+            self.mailbox.answer(&FromSigner::Answer { id, result, took });
+            if let Some(failure) = end {
+                return Err(failure.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, operation: Operation, took: &mut Duration) -> Result<Answer, Trouble> {
+        let work = match operation {
+            Operation::Sign(work) => Work::sign(work)?,
+            other => Work::Other(other),
+        };
+        let mut attempt = 1;
+        loop {
+            let failure = match self.attempt(&work, took) {
+                Err(Trouble::Call(failure)) => failure,
+                other => return other,
+            };
+            let class = failure.class();
+            if !class.is_transient() {
+                // After a refused call nobody knows what operation is still active in the session.
+                self.drop_seat();
+                return Err(failure.into());
+            }
+            if class.needs_new_process() || attempt == ATTEMPTS {
+                self.drop_seat();
+                return Err(stubborn(failure, attempt));
+            }
+            attempt += 1;
+            self.mailbox.send(&FromSigner::Recovered(failure.to_string()));
+            self.mend(class)?;
+        }
+    }
+
+    fn mend(&mut self, class: FailureClass) -> Result<(), Trouble> {
+        match class {
+            FailureClass::LoginAgain => {
+                let seen = self.seat.as_ref().map_or_else(|| self.link.epoch(), |seat| seat.epoch);
+                self.link.login_again(seen)?;
+                self.drop_seat();
+            }
+            FailureClass::KeyMissing => {
+                if let Some(seat) = &mut self.seat {
+                    seat.held.clear();
+                }
+            }
+            _ => self.drop_seat(),
+        }
+        Ok(())
+    }
+
+    /// The link's anchor keeps the login, so closing this one changes nothing else. One that is gone already is fine.
+    fn drop_seat(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            let _ = seat.session.close();
+        }
+    }
+
+    fn attempt(&mut self, work: &Work, took: &mut Duration) -> Result<Answer, Trouble> {
+        let epoch = self.link.epoch();
+        if self.seat.as_ref().is_some_and(|seat| seat.epoch != epoch) {
+            self.drop_seat();
+        }
+        let seat = match &mut self.seat {
+            Some(seat) => seat,
+            empty => empty.insert(Seat { epoch, session: self.link.session()?, held: HashMap::new() }),
+        };
+        let result = seat.serve(work, &self.link, took);
+        // "No such key" from a token that is gone would be a lie.
+        if matches!(result, Ok(Answer::Done) | Err(Trouble::Answer(HsmError::KeyMissing { .. }))) {
+            self.link.present()?;
+        }
+        result
+    }
+}
+
+/// What four sessions did not cure may be cured by a new process.
+fn stubborn(failure: Failure, attempts: u32) -> Trouble {
+    if failure.class().needs_new_process() || attempts < ATTEMPTS {
+        return failure.into();
+    }
+    Failure::ours(failure.call(), failure.code(), FailureClass::Reinitialise).into()
+}
+
+enum Work {
+    Sign { key: KeyId, input: mechanism::Prepared },
+    Other(Operation),
+}
+
+impl Work {
+    fn sign(work: SignWork) -> Result<Self, HsmError> {
+        let key = work.key;
+        Ok(Self::Sign { key, input: work.into_prepared()? })
+    }
+}
+
+impl Seat {
+    fn serve(&mut self, work: &Work, link: &Link, took: &mut Duration) -> Result<Answer, Trouble> {
+        let operation = match work {
+            Work::Sign { key, input } => return self.sign(key, input, took).map(Answer::Signature),
+            Work::Other(operation) => operation,
+        };
+        let session = &self.session;
+        match operation {
+            Operation::Find(id) => {
+                let pair = keys::pair(session, id)?;
+                Ok(Answer::Key(Box::new(WireKey::from(keys::describe(session, id, pair)?))))
+            }
+            Operation::List => Ok(Answer::Keys(keys::list(session)?.into_iter().map(WireKey::from).collect())),
+            Operation::Generate(request) => {
+                let request = request.clone().into_request()?;
+                keys::absent(session, &request)?;
+                // A second attempt could make a second pair: tell the caller instead of trying again.
+                match keys::generate(session, &request) {
+                    Err(Trouble::Call(failure)) if !failure.class().needs_new_process() => {
+                        Err(Trouble::Answer(failure.into()))
+                    }
+                    other => other.map(|key| Answer::Key(Box::new(WireKey::from(key)))),
+                }
+            }
+            Operation::Probe => {
+                if keys::logged_out(session)? {
+                    return Err(Failure::ours("C_GetSessionInfo", "not logged in", FailureClass::LoginAgain).into());
+                }
+                Ok(Answer::Done)
+            }
+            Operation::Destroy(id) => {
+                self.held.remove(id);
+                keys::destroy(&self.session, id)?;
+                Ok(Answer::Done)
+            }
+            Operation::Extract(id) => Ok(Answer::Leaks(keys::extract(session, id)?)),
+            Operation::Mechanisms => mechanisms(link).map(Answer::Mechanisms),
+            Operation::Sign(_) => Err(HsmError::Process("a request in the wrong place".to_owned()).into()),
+        }
+    }
+
+    fn sign(&mut self, id: &KeyId, input: &mechanism::Prepared, took: &mut Duration) -> Result<Vec<u8>, Trouble> {
+        let held = match self.held.get(id) {
+            Some(held) => *held,
+            None => {
+                let held = self.hold(id)?;
+                if self.held.len() >= HELD {
+                    self.held.clear();
+                }
+                self.held.insert(*id, held);
+                held
+            }
+        };
+        if !mechanism::fits(held.algorithm, input.algorithm()) {
+            return Err(HsmError::AlgorithmMismatch {
+                key: held.algorithm.to_string(),
+                algorithm: format!("{:?}", input.algorithm()),
+            }
+            .into());
+        }
+        let begun = Instant::now();
+        let raw = self.session.sign(&input.mechanism(), held.handle, input.data(held.algorithm))?;
+        *took = begun.elapsed();
+        Ok(mechanism::encode(held.algorithm, raw)?)
+    }
+
+    /// Finds the key once for this session and makes sure that it is one that may sign.
+    fn hold(&self, id: &KeyId) -> Result<Held, Trouble> {
+        let pair: Pair = keys::pair(&self.session, id)?;
+        let key = keys::describe(&self.session, id, pair)?;
+        if let Some(reason) = key.attributes.flaw() {
+            return Err(HsmError::KeyUnsuitable { id: *id, reason: reason.into() }.into());
+        }
+        Ok(Held { handle: pair.private, algorithm: key.public_key.algorithm() })
+    }
+}
+
+fn mechanisms(link: &Link) -> Result<Vec<Mechanism>, Trouble> {
+    let mut found = Vec::new();
+    for kind in link.context().get_mechanism_list(link.slot())? {
+        // A mechanism that the token lists and cannot describe is as good as absent.
+        let Ok(info) = link.context().get_mechanism_info(link.slot(), kind) else { continue };
+        found.push(Mechanism {
+            name: kind.to_string(),
+            number: *kind,
+            min_key: u64::try_from(info.min_key_size()).unwrap_or_default(),
+            max_key: u64::try_from(info.max_key_size()).unwrap_or_default(),
+            signs: info.sign(),
+            generates: info.generate_key_pair(),
+            hardware: info.hardware(),
+        });
+    }
+    Ok(found)
+}

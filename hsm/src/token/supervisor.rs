@@ -1,0 +1,473 @@
+//! The supervisor: one thread that starts signers, recognises their tokens, allows logins one at a time, ends what
+//! hangs, and brings back what was lost.
+
+use super::config::Identity;
+use super::job::{Check, Job, Place, Task};
+use super::lockout::LockOut;
+use super::outbox::Outbox;
+use super::pool::{Line, TokenState};
+use super::shared::{Shared, SharedRef};
+use super::statistics::count;
+use crate::keeper::{Ask, Keeper};
+use crate::mechanism::Capabilities;
+use crate::wire::{self, Facts, ToSigner};
+use crate::{Failure, FailureClass, HsmError};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between two attempts at a token that is away: it is back within this and a start.
+const RETRY: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+/// How often an operator's word is looked for.
+const UNLOCK: Duration = Duration::from_secs(1);
+/// A process that a busy machine does not run for so long does not hang.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Making an RSA key takes a token seconds, some of them minutes.
+pub(super) const SLOW: Duration = Duration::from_secs(120);
+
+pub(super) enum Event {
+    Ready { line: u64, facts: Box<Facts> },
+    Failed { line: u64, error: HsmError },
+    Lost { line: u64 },
+    LoginWanted { line: u64 },
+    LoginEnded { line: u64, result: Result<(), HsmError> },
+    Proved { line: u64, result: Result<(), HsmError> },
+    /// Use so many workers with so many sessions.
+    Shape { unit: usize, workers: u32, sessions: u32 },
+    Close,
+}
+
+/// What the supervisor alone knows of a token.
+struct Ward {
+    workers: u32,
+    sessions: u32,
+    /// Attempts since the last success.
+    failed: usize,
+    next_try: Option<Instant>,
+    lock_out: LockOut,
+    looked: Instant,
+    /// One login at a time: a wrong PIN must be known before the next attempt.
+    login: Option<u64>,
+    waiting: VecDeque<u64>,
+    /// Why the last signer ended, until its end is seen.
+    last: Option<HsmError>,
+}
+
+pub(super) struct Supervisor {
+    shared: SharedRef,
+    keeper: Keeper,
+    events: Receiver<Event>,
+    wards: Vec<Ward>,
+}
+
+impl Supervisor {
+    pub fn new(shared: SharedRef, keeper: Keeper, events: Receiver<Event>) -> Self {
+        let wards = shared.config.tokens.iter().map(|token| Ward {
+            workers: token.workers.unwrap_or(1),
+            sessions: token.sessions.unwrap_or(1),
+            failed: 0,
+            next_try: Some(Instant::now()),
+            lock_out: LockOut::new(shared.config.state_dir.as_deref(), &token.uri),
+            looked: Instant::now(),
+            login: None,
+            waiting: VecDeque::new(),
+            last: None,
+        });
+        let wards = wards.collect();
+        Self { shared, keeper, events, wards }
+    }
+
+    /// Works until [`Event::Close`].
+    pub fn run(mut self) {
+        let deadline = self.shared.config.deadline;
+        let tick = (deadline / 8).clamp(Duration::from_millis(2), Duration::from_millis(20));
+        loop {
+            self.start_what_is_due();
+            // While nobody waits for anything, the service sleeps longer.
+            let idle = self.shared.pool().is_idle() && self.wards.iter().all(|w| w.next_try.is_none());
+            match self.events.recv_timeout(if idle { tick * 5 } else { tick }) {
+                Ok(Event::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
+                Ok(event) => self.handle(event),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.shared.expire();
+            self.end_what_hangs();
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Ready { line, facts } => self.ready(line, *facts),
+            Event::Proved { line, result } => self.proved(line, result),
+            Event::Failed { line, error } => {
+                if let Some(unit) = self.unit_of(line)
+                    && let Some(ward) = self.wards.get_mut(unit)
+                {
+                    tracing::warn!(token = self.shared.name(unit), %error, "a signer ends");
+                    ward.last = Some(error);
+                }
+            }
+            Event::Lost { line } => self.lost(line),
+            Event::LoginWanted { line } => self.login_wanted(line),
+            Event::LoginEnded { line, result } => self.login_ended(line, result),
+            Event::Shape { unit, workers, sessions } => self.shape(unit, workers, sessions),
+            Event::Close => {}
+        }
+    }
+
+    fn unit_of(&self, line: u64) -> Option<usize> {
+        self.shared.pool().lines.get(&line).map(|l| l.unit)
+    }
+
+    /// Starts signers: the first of a token alone, the others once it serves.
+    fn start_what_is_due(&mut self) {
+        for unit in 0..self.wards.len() {
+            let Some(ward) = self.wards.get_mut(unit) else { continue };
+            if ward.lock_out.is_locked() {
+                self.look_for_word(unit);
+                continue;
+            }
+            let (any, serving, wanted) = {
+                let pool = self.shared.pool();
+                let lines = pool.lines.values().filter(|l| l.unit == unit && !l.retiring);
+                let counts = lines.fold((0, 0), |(all, up), l| (all + 1, up + u32::from(l.serving)));
+                (counts.0, counts.1, ward.workers)
+            };
+            let due = ward.next_try.is_none_or(|at| at <= Instant::now());
+            if due && (any == 0 || (serving > 0 && any == serving && any < wanted)) {
+                self.start(unit);
+            }
+        }
+    }
+
+    fn start(&mut self, unit: usize) {
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        let sessions = ward.sessions;
+        ward.last = None;
+        let token = u32::try_from(unit).unwrap_or(u32::MAX);
+        let begun = self.keeper.spawn(&Ask::Start { token, sessions }).and_then(|(line, stream)| {
+            let failed = |e: std::io::Error| HsmError::Process(e.to_string());
+            let reader = stream.try_clone().map_err(failed)?;
+            self.shared.pool().lines.insert(line, Line::new(unit, Outbox::new(stream), sessions));
+            let shared = self.shared.clone();
+            let listener = move || shared.listen(line, unit, reader);
+            thread::Builder::new().name(format!("hsm-reader-{line}")).spawn(listener).map_err(failed)?;
+            Ok(line)
+        });
+        count(&self.shared.counters(unit).starts);
+        match begun {
+            // Until it is heard from, no other is started.
+            Ok(line) => tracing::debug!(token = self.shared.name(unit), line, "a signer starts"),
+            Err(error) => self.failed(unit, error),
+        }
+    }
+
+    fn ready(&mut self, line: u64, facts: Facts) {
+        let Some(unit) = self.unit_of(line) else { return };
+        let known = &self.shared.config.known;
+        let ours = known.iter().find(|i| i.serial == facts.serial && i.label == facts.label).cloned();
+        let wrong = HsmError::WrongToken {
+            token: facts.label.clone(),
+            reason: format!("no token with serial number '{}' was enrolled", facts.serial).into(),
+        };
+        let is_any_known = !known.is_empty();
+        self.take_facts(unit, facts);
+        match ours {
+            Some(identity) => self.challenge(line, identity),
+            None if is_any_known => self.proved(line, Err(wrong)),
+            None => self.proved(line, Ok(())),
+        }
+    }
+
+    fn take_facts(&self, unit: usize, facts: Facts) {
+        let mut pool = self.shared.pool();
+        let capabilities = Capabilities::from_numbers(&facts.mechanisms);
+        // Tokens that can do the same share one value, so that a request prepared for one suits the other.
+        let same = pool.units.iter().filter_map(|u| u.capabilities.as_ref()).find(|c| ***c == capabilities).cloned();
+        if let Some(unit) = pool.units.get_mut(unit) {
+            unit.capabilities = Some(same.unwrap_or_else(|| Arc::new(capabilities)));
+            unit.facts = Some(facts);
+        }
+    }
+
+    /// Lets the token sign a fresh number with its identity key.
+    fn challenge(&self, line: u64, identity: Identity) {
+        let nonce: [u8; 32] = rand::random();
+        let algorithm = identity.public_key.algorithm().signature_algorithm();
+        // Begins with no 0x30, so it can be no certificate, CRL or OCSP response.
+        let message = [b"sealwright token identity v1\0".as_slice(), &nonce].concat();
+        let check = Arc::new(Check { public_key: identity.public_key, algorithm, message });
+        let (events, label) = (self.shared.events.clone(), identity.label);
+        let done = Box::new(move |answer: Result<wire::Answer, HsmError>| {
+            let wrong = |reason: &'static str| HsmError::WrongToken { token: label, reason: reason.into() };
+            let result = match answer {
+                Ok(_) => Ok(()),
+                Err(error) if error.is_retryable() => Err(error),
+                Err(HsmError::WrongSignature) => Err(wrong("it has another identity key")),
+                Err(HsmError::KeyMissing { .. }) => Err(wrong("it does not have its identity key")),
+                Err(_) => Err(wrong("it does not sign with its identity key")),
+            };
+            let _ = events.send(Event::Proved { line, result });
+        });
+        let task = Task::Sign { key: identity.key, check };
+        self.shared.submit(Job::new(task, Place::Line(line), true, self.shared.config.deadline, done));
+    }
+
+    fn proved(&mut self, line: u64, result: Result<(), HsmError>) {
+        let Some(unit) = self.unit_of(line) else { return };
+        if let Err(error) = result {
+            if let Some(ward) = self.wards.get_mut(unit) {
+                ward.last = Some(error);
+            }
+            return self.keeper.kill(line);
+        }
+        let was = {
+            let mut pool = self.shared.pool();
+            if let Some(line) = pool.lines.get_mut(&line) {
+                line.serving = true;
+            }
+            let Some(unit) = pool.units.get_mut(unit) else { return };
+            unit.strain = 0.0;
+            std::mem::replace(&mut unit.state, TokenState::Up)
+        };
+        if let Some(ward) = self.wards.get_mut(unit) {
+            ward.failed = 0;
+            ward.next_try = None;
+        }
+        if !matches!(was, TokenState::Up) {
+            tracing::info!(token = self.shared.name(unit), "the token signs");
+        }
+        self.shared.changed.notify_all();
+        self.shared.pump();
+    }
+
+    /// A signer is gone: what it had is done elsewhere or answered.
+    fn lost(&mut self, line: u64) {
+        let Some(gone) = self.shared.pool().lines.remove(&line) else { return };
+        self.keeper.kill(line);
+        let unit = gone.unit;
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        ward.waiting.retain(|other| *other != line);
+        if ward.login == Some(line) {
+            ward.login = None;
+            self.next_login(unit);
+        }
+        let ended = || Failure::ours("the signer process", "ended", FailureClass::Reinitialise);
+        if !gone.retiring {
+            let cause = self.wards.get_mut(unit).and_then(|ward| ward.last.take());
+            if cause.is_none() {
+                count(&self.shared.counters(unit).crashes);
+                tracing::error!(token = self.shared.name(unit), "a signer process ended by itself");
+            }
+            let others = self.shared.pool().lines.values().any(|l| l.unit == unit && l.serving);
+            if others {
+                // One more does not start: the token may have no more sessions. The others go on.
+                if let Some(ward) = self.wards.get_mut(unit).filter(|_| !gone.serving) {
+                    ward.next_try = Some(Instant::now() + UNLOCK);
+                }
+            } else {
+                let was_serving = gone.serving;
+                let error = cause.unwrap_or_else(|| HsmError::away(Some(ended())));
+                if was_serving && error.is_retryable() {
+                    self.restart(unit);
+                } else {
+                    self.failed(unit, error);
+                }
+            }
+        }
+        for (_, flight) in gone.flights {
+            self.shared.finish(unit, flight, Err(HsmError::away(Some(ended()))), Duration::ZERO);
+        }
+        self.start_what_is_due();
+    }
+
+    /// The first attempt after a loss is made at once, and requests wait for it.
+    fn restart(&mut self, unit: usize) {
+        if let Some(ward) = self.wards.get_mut(unit) {
+            ward.next_try = Some(Instant::now());
+        }
+        self.set_state(unit, TokenState::Starting, Duration::ZERO);
+    }
+
+    fn failed(&mut self, unit: usize, error: HsmError) {
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        if ward.lock_out.is_locked() {
+            return self.set_state(unit, TokenState::LockedOut, UNLOCK);
+        }
+        let wait = RETRY.get(ward.failed).or(RETRY.last()).copied().unwrap_or(UNLOCK);
+        ward.failed += 1;
+        ward.next_try = Some(Instant::now() + wait);
+        if ward.failed == 1 || ward.failed.is_multiple_of(60) {
+            tracing::error!(token = self.shared.name(unit), %error, attempts = ward.failed, "the token is away");
+        }
+        self.set_state(unit, TokenState::Down(error), wait);
+    }
+
+    fn set_state(&self, unit: usize, state: TokenState, wait: Duration) {
+        {
+            let mut pool = self.shared.pool();
+            if let Some(unit) = pool.units.get_mut(unit) {
+                unit.state = state;
+                unit.next_try = Instant::now() + wait;
+            }
+        }
+        self.shared.changed.notify_all();
+    }
+
+    fn login_wanted(&mut self, line: u64) {
+        let Some(unit) = self.unit_of(line) else { return };
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        ward.waiting.push_back(line);
+        self.next_login(unit);
+    }
+
+    fn next_login(&mut self, unit: usize) {
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        while ward.login.is_none()
+            && let Some(line) = ward.waiting.pop_front()
+        {
+            let locked = ward.lock_out.is_locked();
+            let permission = if locked { Err(HsmError::PinLockedOut) } else { Ok(()) };
+            let outbox = self.shared.pool().lines.get(&line).map(|l| l.outbox.clone());
+            let mut frame = Vec::new();
+            if let Some(outbox) = outbox
+                && wire::put(&mut frame, &ToSigner::Login(permission)).is_ok()
+            {
+                outbox.send(&frame);
+                if !locked {
+                    ward.login = Some(line);
+                    count(&self.shared.counters(unit).logins);
+                }
+            }
+        }
+    }
+
+    fn login_ended(&mut self, line: u64, result: Result<(), HsmError>) {
+        let Some(unit) = self.unit_of(line) else { return };
+        let name = self.shared.name(unit).to_owned();
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        if result == Err(HsmError::PinWrong) {
+            count(&self.shared.counters(unit).wrong_pins);
+            ward.lock_out.lock();
+            tracing::error!(token = name, "the PIN is wrong; the token is locked out by us until 'sealwright hsm unlock'");
+        }
+        if ward.login == Some(line) {
+            ward.login = None;
+        }
+        if result == Err(HsmError::PinWrong) {
+            // It has no login any more. Others that have theirs go on.
+            ward.last = Some(HsmError::PinWrong);
+            self.keeper.kill(line);
+        }
+        self.next_login(unit);
+    }
+
+    /// A token that we locked out ourselves: an operator's word ends it.
+    fn look_for_word(&mut self, unit: usize) {
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        let name = self.shared.name(unit);
+        let is_told = matches!(self.shared.pool().units.get(unit).map(|u| &u.state), Some(TokenState::LockedOut));
+        if !is_told && self.shared.pool().lines.values().all(|l| l.unit != unit || !l.serving) {
+            tracing::error!(token = name, "locked out by us; run 'sealwright hsm unlock' when the PIN is right");
+            return self.set_state(unit, TokenState::LockedOut, UNLOCK);
+        }
+        if ward.looked.elapsed() < UNLOCK {
+            return;
+        }
+        ward.looked = Instant::now();
+        if ward.lock_out.is_lifted() {
+            tracing::warn!(token = name, "an operator has unlocked the token; the PIN is tried again");
+            ward.failed = 0;
+            ward.next_try = Some(Instant::now());
+            if is_told {
+                self.set_state(unit, TokenState::Starting, Duration::ZERO);
+            }
+        }
+    }
+
+    fn end_what_hangs(&mut self) {
+        let deadline = self.shared.config.deadline.max(PATIENCE);
+        let now = Instant::now();
+        let hung: Vec<_> = {
+            let pool = self.shared.pool();
+            let hung = pool.lines.iter().filter(|(_, l)| l.hangs(now, (deadline / 2).max(PATIENCE), deadline, SLOW));
+            hung.map(|(number, line)| (*number, line.unit)).collect()
+        };
+        for (line, unit) in hung {
+            count(&self.shared.counters(unit).hangs);
+            tracing::error!(token = self.shared.name(unit), "a signer does not answer; it is killed");
+            if let Some(ward) = self.wards.get_mut(unit) {
+                ward.last = Some(HsmError::away(Some(Failure::ours("the module", "hangs", FailureClass::Reinitialise))));
+            }
+            self.lost_hung(line);
+        }
+    }
+
+    /// Does not wait for the reader to see the end.
+    fn lost_hung(&mut self, line: u64) {
+        self.keeper.kill(line);
+        self.lost(line);
+    }
+
+    /// Another number of workers or sessions: signers of another shape finish what they have and end.
+    fn shape(&mut self, unit: usize, workers: u32, sessions: u32) {
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        ward.workers = workers;
+        ward.sessions = sessions;
+        let mut pool = self.shared.pool();
+        let mut kept = 0;
+        for line in pool.lines.values_mut().filter(|l| l.unit == unit && !l.retiring) {
+            if line.sessions == sessions && kept < workers {
+                kept += 1;
+            } else {
+                line.retiring = true;
+                line.outbox.close();
+            }
+        }
+        if kept == 0
+            && let Some(unit) = pool.units.get_mut(unit)
+        {
+            unit.state = TokenState::Starting;
+        }
+    }
+
+    fn close(self) {
+        let (waiting, outboxes) = {
+            let mut pool = self.shared.pool();
+            pool.closed = true;
+            let outboxes: Vec<_> = pool.lines.values().map(|l| l.outbox.clone()).collect();
+            (pool.drain(), outboxes)
+        };
+        for mut job in waiting {
+            job.tell(Err(HsmError::Closed));
+        }
+        outboxes.iter().for_each(|outbox| outbox.close());
+        // What they were given they finish, so that a signature that was asked for is not lost.
+        let until = Instant::now() + self.shared.config.deadline.min(Duration::from_secs(2));
+        while !self.shared.pool().lines.is_empty() && Instant::now() < until {
+            match self.events.recv_timeout(Duration::from_millis(10)) {
+                Ok(Event::Lost { line }) => {
+                    let gone = self.shared.pool().lines.remove(&line);
+                    end_flights(&self.shared, gone);
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                _ => {}
+            }
+        }
+        let left = std::mem::take(&mut self.shared.pool().lines);
+        for (_, line) in left {
+            end_flights(&self.shared, Some(line));
+        }
+        // Dropping the keeper kills whoever is still there.
+    }
+}
+
+fn end_flights(shared: &Shared, line: Option<Line>) {
+    for (_, mut flight) in line.map(|l| (l.unit, l.flights)).into_iter().flat_map(|(_, flights)| flights) {
+        flight.job.tell(Err(HsmError::Closed));
+    }
+    shared.changed.notify_all();
+}
