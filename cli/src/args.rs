@@ -1,6 +1,8 @@
 //! The command tree.
 
-use crate::{device, enroll, issuer, journal, list, principal, profile, revoke, runtime, service, show, status, token};
+use crate::{
+    ceremony, device, enroll, issuer, journal, list, principal, profile, revoke, runtime, service, show, status, token,
+};
 use clap::{Parser, Subcommand};
 
 /// Sealwright: a certificate authority for manufactured devices.
@@ -76,6 +78,9 @@ pub enum Command {
     /// Verify, show or index the journal on the server's own machine
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// What people do together over a key: the token's PIN in shares
+    #[command(subcommand)]
+    Ceremony(ceremony::CeremonyCommand),
 }
 
 impl Command {
@@ -104,6 +109,7 @@ impl Command {
             Self::Enroll(args) => runtime::client(enroll::run(*args)),
             Self::Device(command) => runtime::client(device::run(command)),
             Self::Journal(command) => journal::run(command),
+            Self::Ceremony(command) => ceremony::run(command),
         }
     }
 }
@@ -178,6 +184,9 @@ mod tests {
             "sealwright journal verify --dir d",
             "sealwright journal show --dir d --from 7 --all --output json",
             "sealwright journal rebuild --dir d",
+            "sealwright ceremony split-pin --threshold 2 --shares 3 --out-dir d --pin-file p",
+            "sealwright ceremony split-pin --threshold 2 --shares 3 --print",
+            "sealwright ceremony combine-check --share-file a --share-file b",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
@@ -202,6 +211,9 @@ mod tests {
             ("sealwright principal create Line/3 --role station --out-dir d", ErrorKind::ValueValidation),
             ("sealwright principal create x --role device --out-dir d", ErrorKind::InvalidValue),
             ("sealwright enroll --csr a", ErrorKind::MissingRequiredArgument),
+            ("sealwright ceremony split-pin --threshold 2 --shares 3", ErrorKind::MissingRequiredArgument),
+            ("sealwright ceremony split-pin --threshold 1 --shares 3 --print", ErrorKind::ValueValidation),
+            ("sealwright ceremony split-pin --pin 1234 --threshold 2 --shares 3 --print", ErrorKind::UnknownArgument),
         ] {
             assert_eq!(parse(line).err(), Some(kind), "{line}");
         }

@@ -1,6 +1,7 @@
 //! The `sealwright` binary.
 
 mod args;
+mod ceremony;
 mod confirmation;
 mod connection;
 mod device;

@@ -154,6 +154,8 @@ impl From<store::StoreError> for Failure {
             E::LastAdmin => Self::new(Code::FailedPrecondition, "LAST_ADMIN", message),
             E::InProgress => Self::new(Code::Unavailable, "IN_PROGRESS", message),
             E::TooManySuccessors { .. } => Self::new(Code::ResourceExhausted, "RENEWED_TOO_OFTEN", message),
+            E::KeyServes => Self::new(Code::FailedPrecondition, "KEY_SERVES", message),
+            E::Missing(field) => Self::field(field, "MISSING", message),
             E::TooLarge { field, .. } => Self::field(field, "TOO_LARGE", message),
             E::Busy { .. } => Self::new(Code::ResourceExhausted, "BUSY", message),
             E::Full => Self::new(Code::ResourceExhausted, "DISK_FULL", message),

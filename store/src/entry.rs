@@ -1,6 +1,9 @@
 //! What the store gives back: the facts of the journal, put together for one object.
 
+mod keys;
+
 pub use ca_core::issuer::IssuerState;
+pub use keys::*;
 
 use ca_core::{
     id::{DeviceId, IdempotencyKey, IssuerId, PrincipalId, ProfileName, TenantId},

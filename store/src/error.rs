@@ -88,6 +88,12 @@ pub enum StoreError {
     /// A number or time that must rise did not.
     #[error("{0} must rise")]
     NotRising(&'static str),
+    /// The key belongs to an issuer, a responder, the server or a token's identity.
+    #[error("the key is in use; retire its issuer or give its user another key first")]
+    KeyServes,
+    /// A value is not given.
+    #[error("{0} must be given")]
+    Missing(&'static str),
     /// A value is beyond its limit.
     #[error("{field} is longer than {limit} octets")]
     TooLarge {

@@ -1,6 +1,10 @@
 //! What the records say: the payloads of the journal. A field is never given another meaning; what is new gets a new
 //! tag or a new kind.
 
+mod keys;
+
+pub use keys::*;
+
 use crate::error::StoreError;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -327,6 +331,10 @@ events! {
     12 CrlNumberReserved "CRL number reserved",
     13 CrlPublished "CRL published",
     14 RequestAnswered "request answered",
+    15 KeyMade "key made",
+    16 KeyRetired "key retired",
+    17 KeyPolicy "key exception made",
+    18 TokenIdentity "token identity set",
 }
 
 impl Event {

@@ -27,8 +27,9 @@ mod tests;
 mod view;
 
 pub use change::{
-    Abort, AddIssuer, Change, Confirm, ConfirmCause, CreateToken, DisablePrincipal, ExistingDevice, Intend, Intended,
-    Issue, PublishCrl, ReserveCrlNumber, Revoke, RevokeTarget, SetIssuerState, SetOcspResponder, SetServerIdentity,
+    Abort, AddIssuer, AllowWrappedBackup, Change, Confirm, ConfirmCause, CreateToken, DisablePrincipal, ExistingDevice,
+    Intend, Intended, Issue, PublishCrl, RecordKey, ReserveCrlNumber, RetireKey, Revoke, RevokeTarget, SetIssuerState,
+    SetOcspResponder, SetServerIdentity, SetTokenIdentity,
 };
 pub use entry::*;
 pub use error::{DeviceConflict, OpenError, Place, StoreError};

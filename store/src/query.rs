@@ -3,8 +3,8 @@
 
 use crate::{
     entry::{
-        CertificateEntry, CertificateFilter, CrlEntry, DeviceEntry, DeviceFilter, IssuerEntry, Page, PrincipalEntry,
-        RecordedRequest, RevokedEntry, ServerIdentityEntry, TokenEntry,
+        CertificateEntry, CertificateFilter, CrlEntry, DeviceEntry, DeviceFilter, IssuerEntry, KeyEntry, Page,
+        PrincipalEntry, RecordedRequest, RevokedEntry, ServerIdentityEntry, TokenEntry, TokenIdentityEntry, TokenKeyId,
     },
     error::StoreError,
     event::{HOLDER_DEVICE, HOLDER_PRINCIPAL},
@@ -165,6 +165,30 @@ impl Store {
     /// As [`Store::certificate`].
     pub fn server_identity(&self) -> Result<Option<ServerIdentityEntry>, StoreError> {
         self.view().server_identity()
+    }
+
+    /// What the journal says about a key in the token; `None` for one that only an issuer or the server names.
+    ///
+    /// # Errors
+    /// As [`Store::certificate`].
+    pub fn key(&self, id: &TokenKeyId) -> Result<Option<KeyEntry>, StoreError> {
+        self.view().key(id)
+    }
+
+    /// All keys in the token that the journal has records of, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::certificate`].
+    pub fn keys(&self) -> Result<Vec<KeyEntry>, StoreError> {
+        self.view().keys()
+    }
+
+    /// The live identity of each token, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::certificate`].
+    pub fn token_identities(&self) -> Result<Vec<TokenIdentityEntry>, StoreError> {
+        self.view().token_identities()
     }
 
     /// The intents that are neither issued, given up nor revoked, oldest first.

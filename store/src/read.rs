@@ -1,5 +1,7 @@
 //! From rows and records to entries.
 
+mod keys;
+
 use crate::{
     entry::{
         AttestationRecord, CertificateEntry, CertificateRef, CrlEntry, DeviceEntry, Holder, IssuerEntry, IssuerState,

@@ -3,7 +3,7 @@
 
 use crate::{
     error::OpenError,
-    event::Event,
+    event::{EXCEPTION_WRAPPED_BACKUP, Event},
     journal::{
         mark::{self, Found},
         reader::{Break, Chain, Link, Located, later_batch},
@@ -224,6 +224,28 @@ fn fields(event: &Event) -> Vec<(&'static str, String)> {
             for reference in &e.certificates {
                 f.text("issuer", &reference.issuer).octets("serial", &reference.serial);
             }
+        }
+        Event::KeyMade(e) => {
+            f.octets("key_id", &e.key_id).text("label", &e.label).text("algorithm", &e.algorithm);
+            f.octets("spki", &e.spki).text("purpose", &e.purpose).text("by", &e.by);
+            for (name, value) in &e.attributes {
+                f.text("attribute", &format!("{name} = {value}"));
+            }
+            f.text("token_serial", &e.token_serial).text("token_label", &e.token_label);
+        }
+        Event::KeyRetired(e) => {
+            f.octets("key_id", &e.key_id).text("why", &e.why).text("by", &e.by);
+            f.text("destroyed", if e.destroyed { "yes" } else { "no" });
+        }
+        Event::KeyPolicy(e) => {
+            let exception = if e.exception == EXCEPTION_WRAPPED_BACKUP { "wrapped-backup" } else { "unknown" };
+            f.octets("key_id", &e.key_id).text("exception", exception).octets("wrapping_key_id", &e.wrapping_key_id);
+            f.text("reason", &e.reason).text("by", &e.by);
+        }
+        Event::TokenIdentity(e) => {
+            f.text("serial", &e.serial).text("label", &e.label).text("manufacturer", &e.manufacturer);
+            f.octets("key_id", &e.key_id).octets("spki", &e.spki);
+            f.text("accepted_by", &e.accepted_by).text("why", &e.why);
         }
     }
     out.0

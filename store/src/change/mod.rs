@@ -3,12 +3,14 @@
 mod access;
 mod issuance;
 mod issuer;
+mod keys;
 mod lifecycle;
 mod revocation;
 
 pub use access::{CreateToken, DisablePrincipal};
 pub use issuance::{ExistingDevice, Intend, Intended};
 pub use issuer::{AddIssuer, SetIssuerState, SetOcspResponder, SetServerIdentity};
+pub use keys::{AllowWrappedBackup, RecordKey, RetireKey, SetTokenIdentity};
 pub use lifecycle::{Abort, Confirm, ConfirmCause, Issue};
 pub use revocation::{PublishCrl, ReserveCrlNumber, Revoke, RevokeTarget};
 

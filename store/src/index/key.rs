@@ -11,6 +11,10 @@ pub const LIFECYCLE: &[u8] = b"\x00lifecycle";
 pub const SERVER: &[u8] = b"Y";
 /// All issuers.
 pub const ISSUERS: &[u8] = b"I";
+/// All keys in the token that the journal has records of.
+pub const TOKEN_KEYS: &[u8] = b"E";
+/// The identities of all tokens.
+pub const TOKEN_IDENTITIES: &[u8] = b"M";
 /// All open intents.
 pub const OPEN: &[u8] = b"O";
 
@@ -134,6 +138,16 @@ pub fn token_name(tenant: &str, token_id: &str) -> Vec<u8> {
 /// An issuer.
 pub fn issuer(id: &str) -> Vec<u8> {
     Key::new(b'I').text(id).done()
+}
+
+/// A key in the token.
+pub fn token_key(id: &[u8]) -> Vec<u8> {
+    Key::new(b'E').octets(id).done()
+}
+
+/// The identity of a token.
+pub fn token_identity(serial: &str, label: &str) -> Vec<u8> {
+    Key::new(b'M').text(serial).text(label).done()
 }
 
 /// The CRL numbers of an issuer.

@@ -3,8 +3,8 @@
 use super::{
     Rows, key,
     row::{
-        CertificateRow, CrlRow, DeviceRow, IssuerRow, KeyHolderRow, PrincipalRow, RequestRow, RevocationSequenceRow,
-        RevokedRow, ServerRow, SuccessorRow, TokenRow,
+        CertificateRow, CrlRow, DeviceRow, IssuerRow, KeyHolderRow, KeyRow, PrincipalRow, RequestRow,
+        RevocationSequenceRow, RevokedRow, ServerRow, SuccessorRow, TokenIdentityRow, TokenRow,
     },
 };
 use crate::{
@@ -117,8 +117,22 @@ pub fn project(view: &View<'_>, event: &Event, at: At<'_>) -> Result<Rows, Store
             };
             d.put(key, &row);
         }
+        Event::KeyMade(e) => token_key(d, &e.key_id, at, |row| row.made = at.offset)?,
+        Event::KeyRetired(e) => token_key(d, &e.key_id, at, |row| row.retired = at.offset)?,
+        Event::KeyPolicy(e) => token_key(d, &e.key_id, at, |row| row.policy = at.offset)?,
+        Event::TokenIdentity(e) => {
+            d.put(key::token_identity(&e.serial, &e.label), &TokenIdentityRow { record: at.offset });
+        }
     }
     Ok(draft.rows)
+}
+
+fn token_key(d: &mut Draft<'_>, id: &[u8], at: At<'_>, note: impl FnOnce(&mut KeyRow)) -> Result<(), StoreError> {
+    let key = key::token_key(id);
+    let mut row: KeyRow = d.row(&key)?.unwrap_or(KeyRow { sequence: at.sequence, ..KeyRow::default() });
+    note(&mut row);
+    d.put(key, &row);
+    Ok(())
 }
 
 fn intent(d: &mut Draft<'_>, e: &IntentMade, at: At<'_>) -> Result<(), StoreError> {

@@ -192,3 +192,25 @@ pub struct RevocationSequenceRow {
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
 }
+
+/// A key in the token: the records about it.
+#[derive(Clone, PartialEq, Message)]
+pub struct KeyRow {
+    #[prost(uint64, tag = "1")]
+    pub made: u64,
+    /// The newest that retired it.
+    #[prost(uint64, tag = "2")]
+    pub retired: u64,
+    #[prost(uint64, tag = "3")]
+    pub policy: u64,
+    /// Of the first record about it.
+    #[prost(uint64, tag = "4")]
+    pub sequence: u64,
+}
+
+/// The newest record about a token's identity.
+#[derive(Clone, PartialEq, Message)]
+pub struct TokenIdentityRow {
+    #[prost(uint64, tag = "1")]
+    pub record: u64,
+}
