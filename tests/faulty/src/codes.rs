@@ -141,6 +141,7 @@ impl Code {
 
 impl From<CK_RV> for Code {
     fn from(rv: CK_RV) -> Self {
+        #[allow(clippy::unnecessary_cast, reason = "CK_RV is as wide as C's long")]
         Self(rv as u64)
     }
 }

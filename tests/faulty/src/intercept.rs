@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::env;
 use std::path::Path;
 use std::process;
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -186,7 +186,7 @@ impl Module {
         }
     }
 
-    fn key_searches(&self) -> std::sync::MutexGuard<'_, HashSet<CK_SESSION_HANDLE>> {
+    fn key_searches(&self) -> MutexGuard<'_, HashSet<CK_SESSION_HANDLE>> {
         self.key_searches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -244,8 +244,7 @@ impl Module {
 /// What a caller hears when the token is away.
 fn gone(call: &Call) -> CK_RV {
     // SAFETY: the call has not returned.
-    if let Some(count) = unsafe { call.output.slot_count() } {
-        *count = 0;
+    if unsafe { call.output.empty_slots() } {
         return CKR_OK;
     }
     if needs_token(call.function) { CKR_TOKEN_NOT_PRESENT } else { CKR_SLOT_ID_INVALID }

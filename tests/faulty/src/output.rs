@@ -33,16 +33,17 @@ pub(crate) enum View<'a> {
 }
 
 impl Output {
-    /// Where C_GetSlotList puts its count.
+    /// Tells the caller of C_GetSlotList that there are no slots; false for another call.
     ///
     /// # Safety
     /// The pointers are those of a call that has not returned.
-    pub(crate) unsafe fn slot_count(&self) -> Option<&mut CK_ULONG> {
-        match self {
-            // SAFETY: null, or a count that the caller lets this call write.
-            Self::Slots(count) => unsafe { count.as_mut() },
-            _ => None,
+    pub(crate) unsafe fn empty_slots(&self) -> bool {
+        let Self::Slots(count) = *self else { return false };
+        // SAFETY: null, or a count that the caller lets this call write.
+        if let Some(count) = unsafe { count.as_mut() } {
+            *count = 0;
         }
+        true
     }
 
     /// True when the call begins a search for private keys.
@@ -68,16 +69,17 @@ impl Output {
     /// The pointers are those of a call that has not returned, and the wrapped module answered CKR_OK.
     pub(crate) unsafe fn announce(&self) {
         match self {
-            // SAFETY: null, or the caller's CK_INFO, which the wrapped module has filled.
             Self::Info(info) => {
+                // SAFETY: null, or the caller's CK_INFO, which the wrapped module has filled.
                 if let Some(info) = unsafe { info.as_mut() } {
                     info.manufacturerID = padded(MANUFACTURER);
                     info.libraryDescription = padded(DESCRIPTION);
                 }
             }
-            // SAFETY: null, or the caller's pointer to a list; nobody writes through it, as the standard demands.
             Self::List(list) => {
+                // SAFETY: null, or a place for one pointer.
                 if let Some(list) = unsafe { list.as_mut() } {
+                    // Nobody writes through it, as the standard demands.
                     *list = (&raw const LIST).cast_mut();
                 }
             }

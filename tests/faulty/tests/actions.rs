@@ -4,6 +4,7 @@
 mod support;
 
 use cryptoki::error::Error;
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
@@ -40,7 +41,7 @@ fn a_code_is_returned_instead_of_the_call() {
     with_plan("a_code_is_returned_instead_of_the_call", "C_GenerateKeyPair once ckr=CKR_DEVICE_MEMORY\n", || {
         let (module, slot) = module();
         let session = log_in(&module, slot);
-        let failed = session.generate_key_pair(&cryptoki::mechanism::Mechanism::EccKeyPairGen, &[], &[]);
+        let failed = session.generate_key_pair(&Mechanism::EccKeyPairGen, &[], &[]);
         assert_eq!(code(failed), "DeviceMemory");
         assert!(private_keys(&session, 1).is_empty());
         let (_, private) = make_key(&session, 1);
@@ -107,6 +108,30 @@ fn a_wrong_signature_is_one_bit_from_a_good_one() {
         assert!(!verifies(&session, public, &signature));
         signature[63] ^= 1;
         assert!(verifies(&session, public, &signature));
+    });
+}
+
+#[test]
+fn signatures_in_parts_are_spoilt() {
+    with_plan("signatures_in_parts_are_spoilt", "", || {
+        let (module, slot) = module();
+        let session = log_in(&module, slot);
+        let public = [Attribute::ModulusBits(2048.into()), Attribute::PublicExponent(vec![1, 0, 1])];
+        let (public, private) = session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &[]).unwrap();
+        let signature = || {
+            session.sign_init(&Mechanism::Sha256RsaPkcs, private).unwrap();
+            session.sign_update(b"in ").unwrap();
+            session.sign_update(b"parts").unwrap();
+            session.sign_final().unwrap()
+        };
+        let good = |signature: &[u8]| session.verify(&Mechanism::Sha256RsaPkcs, public, b"in parts", signature).is_ok();
+        for (action, length) in [("wrong-signature", 256), ("truncated-signature", 255), ("garbage-signature", 256)] {
+            plan(&format!("C_SignFinal once {action}\n"));
+            let spoilt = signature();
+            assert_eq!(spoilt.len(), length, "{action}");
+            assert!(!good(&spoilt) && good(&signature()), "{action}");
+        }
+        assert_eq!(faults().len(), 3);
     });
 }
 
@@ -290,7 +315,8 @@ fn threads_sign_while_sessions_are_forgotten() {
                 // Another thread may have logged in already, or have taken the session away.
                 let _ = session.login(UserType::User, Some(&pin()));
                 let found = session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY)]);
-                let signed = found.and_then(|keys| keys.first().map_or(Err(Error::NotSupported), |key| sign(&session, *key)));
+                let signed =
+                    found.and_then(|keys| keys.first().map_or(Err(Error::NotSupported), |key| sign(&session, *key)));
                 good += u32::from(signed.is_ok());
             }
             good
