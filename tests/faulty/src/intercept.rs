@@ -118,7 +118,9 @@ impl Module {
             Action::Exit => process::exit(3),
             Action::ForgetSessions => {
                 let _alone = self.calls.write().unwrap_or_else(PoisonError::into_inner);
-                self.real.close_all_sessions();
+                if let Err(rv) = self.real.close_all_sessions() {
+                    fatal(&format!("forget-sessions: the wrapped module answered {}", Code::from(rv)));
+                }
                 call.session.map(|_| CKR_SESSION_HANDLE_INVALID)
             }
             Action::Logout => {

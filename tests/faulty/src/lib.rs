@@ -19,7 +19,8 @@
 //! ```
 //!
 //! [`Trigger`] and [`Action`] say what there is, [`Plan`] in which order rules meet a call. `*` stands for every function
-//! that the action can be for. A changed plan is in force from the next call on, with all counts at nothing. Calls are
+//! that the action can be for; with `ckr` and the like that includes C_GetFunctionList and C_Initialize, the first calls of
+//! all. A changed plan is in force from the next call on, with all counts at nothing. Calls are
 //! counted as the C interface sees them: many callers make two of C_Sign, the first of which asks for the length only.
 //! A rule on an answer counts the calls whose answer it can change, so `wrong-signature` counts signatures.
 //!

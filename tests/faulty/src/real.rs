@@ -43,24 +43,35 @@ impl Real {
         let mut list = ptr::null_mut();
         // SAFETY: `list` is a place for one pointer.
         let rv = unsafe { get.map_err(failed)?(&mut list) };
-        // SAFETY: after CKR_OK it is null or points to the module's list, which lives as long as the library.
-        match unsafe { list.as_ref() } {
-            Some(list) if rv == CKR_OK => Ok(Self { list: *list, _library: library }),
-            _ => Err(LoadError::List { path: path.to_owned(), rv }),
+        if rv != CKR_OK || list.is_null() {
+            return Err(LoadError::List { path: path.to_owned(), rv });
         }
+        // SAFETY: after CKR_OK it points to the module's list, which lives as long as the library.
+        Ok(Self { list: unsafe { *list }, _library: library })
     }
 
-    /// Closes every session of this process on every token.
-    pub(crate) fn close_all_sessions(&self) -> Option<()> {
+    /// Closes every session of this process on every token, or says which answer stood in the way. A module that is not
+    /// initialised has none.
+    pub(crate) fn close_all_sessions(&self) -> Result<(), CK_RV> {
+        let absent = CKR_FUNCTION_NOT_SUPPORTED;
+        let list_slots = self.list.C_GetSlotList.ok_or(absent)?;
+        let close = self.list.C_CloseAllSessions.ok_or(absent)?;
         let mut slots = [0; MOST];
         let mut count = MOST as CK_ULONG;
         // SAFETY: `slots` has room for `count` slots.
-        let rv = unsafe { self.list.C_GetSlotList?(CK_TRUE, slots.as_mut_ptr(), &mut count) };
-        for slot in slots.iter().take(if rv == CKR_OK { count as usize } else { 0 }) {
-            // SAFETY: no pointers.
-            unsafe { self.list.C_CloseAllSessions?(*slot) };
+        match unsafe { list_slots(CK_TRUE, slots.as_mut_ptr(), &mut count) } {
+            CKR_OK => {}
+            CKR_CRYPTOKI_NOT_INITIALIZED => return Ok(()),
+            rv => return Err(rv),
         }
-        Some(())
+        for slot in slots.iter().take(count as usize) {
+            // SAFETY: no pointers.
+            match unsafe { close(*slot) } {
+                CKR_OK => {}
+                rv => return Err(rv),
+            }
+        }
+        Ok(())
     }
 
     /// Logs out.

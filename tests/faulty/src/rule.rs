@@ -197,7 +197,8 @@ impl Action {
     fn is_for(&self, function: &str) -> bool {
         match self {
             Self::Return(_) | Self::After(_) | Self::Delay(_) | Self::Hang | Self::Crash | Self::Exit => true,
-            Self::ForgetSessions => true,
+            // Before these there are no sessions.
+            Self::ForgetSessions => !matches!(function, "C_GetFunctionList" | "C_Initialize"),
             Self::WrongSignature | Self::TruncatedSignature | Self::GarbageSignature => {
                 matches!(function, "C_Sign" | "C_SignFinal")
             }
@@ -386,6 +387,7 @@ mod tests {
             "C_SignInit once truncated-signature",
             "C_Digest once garbage-signature",
             "C_Initialize once logout",
+            "C_Initialize once forget-sessions",
             "C_FindObjectsInit once swap-keys",
             "C_Sign once double-key",
             "C_Sign once extractable",

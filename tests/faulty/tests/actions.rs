@@ -81,6 +81,17 @@ fn delays_add_up_and_the_call_is_made() {
 }
 
 #[test]
+fn the_first_rule_that_fires_takes_the_call() {
+    with_plan("the_first_rule_that_fires_takes_the_call", "", || {
+        let (module, slot) = module();
+        plan("C_GetTokenInfo nth=2 ckr=CKR_DEVICE_ERROR\n* nth=2 ckr=CKR_GENERAL_ERROR\n");
+        let answers = [(); 4].map(|()| code(module.get_token_info(slot)));
+        // The second rule does not see the second call, so the third is its second.
+        assert_eq!(answers, ["Ok", "DeviceError", "GeneralError", "Ok"]);
+    });
+}
+
+#[test]
 fn signatures_are_spoilt() {
     with_plan("signatures_are_spoilt", "", || {
         let (module, slot) = module();
