@@ -33,8 +33,16 @@ pub const PIN: &str = "throw-away-1234";
 ///
 /// # Panics
 /// When SoftHSM is absent, when no test has that name, and when `body` fails in the child.
-#[allow(clippy::panic, reason = "this is the test's failure")]
 pub fn in_child(test_name: &str, body: fn()) {
+    in_child_with(test_name, &[], body);
+}
+
+/// [`in_child`] with `variables` in the child's environment beside the token's own.
+///
+/// # Panics
+/// As [`in_child`].
+#[allow(clippy::panic, reason = "this is the test's failure")]
+pub fn in_child_with(test_name: &str, variables: &[(&str, String)], body: fn()) {
     if env::var_os(MARKER).is_some_and(|name| name == test_name) {
         // Proof for the parent that the filter met this test.
         if let Some(dir) = env::var_os(DIR)
@@ -54,6 +62,7 @@ pub fn in_child(test_name: &str, body: fn()) {
             .env(DIR, &token.dir)
             .env(SERIAL, &token.serial)
             .env(variable, conf)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .output()
             .map_err(|e| e.to_string())?;
@@ -94,6 +103,18 @@ mod tests {
             assert!(token().conf.exists());
             assert_eq!(env::var_os("SOFTHSM2_CONF"), Some(token().conf.into_os_string()));
         });
+    }
+
+    #[test]
+    fn a_variable_is_in_the_child_alone() {
+        let name = "test::tests::a_variable_is_in_the_child_alone";
+        in_child_with(name, &[("SEALWRIGHT_TEST_COLOUR", "blue".to_owned())], || {
+            assert_eq!(env::var("SEALWRIGHT_TEST_COLOUR").as_deref(), Ok("blue"));
+            assert!(token().conf.exists());
+        });
+        if env::var_os(MARKER).is_none() {
+            assert_eq!(env::var_os("SEALWRIGHT_TEST_COLOUR"), None);
+        }
     }
 
     #[test]
