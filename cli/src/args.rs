@@ -78,6 +78,13 @@ pub enum Command {
     /// Verify, show or index the journal on the server's own machine
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// A process beside the service: starts signers, or holds the PKCS#11 module. Started by the service alone
+    #[command(hide = true, after_help = "Example:
+  sealwright signer keeper")]
+    Signer {
+        /// Which of the two
+        role: service::signer::Role,
+    },
     /// What people do together over a key: the token's PIN in shares
     #[command(subcommand)]
     Ceremony(ceremony::CeremonyCommand),
@@ -109,6 +116,7 @@ impl Command {
             Self::Enroll(args) => runtime::client(enroll::run(*args)),
             Self::Device(command) => runtime::client(device::run(command)),
             Self::Journal(command) => journal::run(command),
+            Self::Signer { role } => service::signer::run(role),
             Self::Ceremony(command) => ceremony::run(command),
         }
     }

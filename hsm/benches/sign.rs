@@ -1,131 +1,234 @@
-//! Signatures per second on SoftHSM: the bare C_Sign loop, one request in flight, and a full queue.
-//! `cargo bench -p hsm`
+//! What the layer costs, in pairs in one run: a bare loop of C_Sign, and the same token through queues, processes and
+//! the check of each signature. `cargo bench -p hsm` (a part of `make bench`)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a benchmark prints and may panic")]
 
-use ca_core::key::{KeyAlgorithm, SignatureAlgorithm};
-use cryptoki::context::Pkcs11;
+use ca_core::key::{KeyAlgorithm, PublicKey};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectClass};
-use hsm::{HsmError, KeyId, KeyRequest, Pin, SignRequest, Token, TokenConfig, TokenUri};
+use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::types::AuthPin;
+use hsm::{KeyId, KeyRequest, PinSource, Program, SignRequest, Token, TokenConfig, TokenUri, TokensConfig};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// One measurement; each is made [`ROUNDS`] times, in turn with its partner, and the median is told.
 const RUN: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 5;
 const PIN: &str = "bench-1234";
+const MESSAGE: [u8; 1000] = [0x5a; 1000];
 
 fn main() {
     // SOFTHSM2_CONF must be there before the library is initialised, so the work is done in a child.
-    if std::env::var_os("SOFTHSM2_CONF").is_none_or(|conf| !conf.to_string_lossy().contains("sealwright-bench")) {
+    let Some(dir) = std::env::var_os("SEALWRIGHT_BENCH_DIR").map(PathBuf::from) else {
         let dir = std::env::temp_dir().join(format!("sealwright-bench-{}", std::process::id()));
         let made = softhsm::ThrowawayToken::create(&dir, "bench", PIN).unwrap();
+        std::fs::write(dir.join("pin"), PIN).unwrap();
+        std::fs::set_permissions(dir.join("pin"), std::fs::Permissions::from_mode(0o600)).unwrap();
         let (variable, conf) = made.environment();
-        let status = Command::new(std::env::current_exe().unwrap()).env(variable, conf).status().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let status = child.env(variable, conf).env("SEALWRIGHT_BENCH_DIR", &dir).status().unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(status.success());
         return;
-    }
-    let config = TokenConfig {
-        queue: 256,
-        ..TokenConfig::new(softhsm::find_module().unwrap(), TokenUri::from_label("bench").unwrap())
     };
-    println!(
-        "{:<10} {:>12} {:>14} {:>12} {:>12}  per second",
-        "key", "C_Sign loop", "one in flight", "queue, 1", "queue, 2"
-    );
-    for (n, algorithm) in [
-        (1, KeyAlgorithm::EcP256),
-        (2, KeyAlgorithm::EcP384),
-        (3, KeyAlgorithm::Ed25519),
-        (4, KeyAlgorithm::Rsa(2048)),
-        (5, KeyAlgorithm::Rsa(3072)),
-    ] {
-        let id = KeyId::from_bytes([n; 16]);
-        let open =
-            |sessions| Token::open(TokenConfig { sessions, ..config.clone() }, Pin::new(PIN.into()).unwrap()).unwrap();
-        let one = open(1);
-        one.generate(&KeyRequest { label: format!("key {n}"), id, algorithm }).unwrap();
-        let bare = bare(&config, id, algorithm);
-        let single = single(&one, id, algorithm);
-        let queued = queued(&one, id, algorithm);
-        drop(one);
-        let two = queued_with(&open(2), id, algorithm);
-        println!("{:<10} {bare:>12.0} {single:>14.0} {queued:>12.0} {two:>12.0}", algorithm.to_string());
+    let config = |workers, sessions| TokenConfig {
+        workers,
+        sessions,
+        ..TokenConfig::new(
+            softhsm::find_module().unwrap(),
+            TokenUri::from_label("bench").unwrap(),
+            PinSource::File(dir.join("pin")),
+        )
+    };
+    let program = Program { path: env!("CARGO_BIN_EXE_hsm-signer").into(), arguments: Vec::new() };
+    let with = |token, known| TokensConfig { program: program.clone(), known, ..TokensConfig::one(token) };
+    let keys = [(1, KeyAlgorithm::EcP256), (2, KeyAlgorithm::Rsa(2048))];
+    let (identity, public): (_, Vec<PublicKey>) = {
+        let token = Token::open(with(config(Some(1), Some(1)), Vec::new())).unwrap();
+        let make = |(n, algorithm): (u8, _)| {
+            token.generate(&KeyRequest { label: format!("key {n}"), id: id(n), algorithm }).unwrap().public_key
+        };
+        (token.enroll(0, id(9)).unwrap(), keys.into_iter().map(make).collect())
+    };
+    let token = Token::open(with(config(None, None), vec![identity])).unwrap();
+    let shape = token.status().remove(0);
+    println!("SoftHSM, {} signer processes with {} sessions in all, found by measurement", shape.workers, shape.sessions);
+    let library = Bare::open();
+    for ((n, algorithm), public) in keys.into_iter().zip(public) {
+        rates(&token, &library, n, algorithm, &public);
+        latencies(&token, &library, n, algorithm, &public);
     }
 }
 
-fn queued_with(token: &Token, id: KeyId, algorithm: KeyAlgorithm) -> f64 {
-    queued(token, id, algorithm)
+fn id(n: u8) -> KeyId {
+    KeyId::from_bytes([n; 16])
 }
 
-fn message(id: KeyId, algorithm: SignatureAlgorithm) -> SignRequest {
-    SignRequest { key: id, algorithm, message: vec![0x5a; 1000] }
+fn median<T: Copy + PartialOrd>(mut values: Vec<T>) -> T {
+    values.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    values[values.len() / 2]
 }
 
-/// What the library gives to one thread that holds its handle. The digest of ECDSA is made beforehand.
-fn bare(config: &TokenConfig, id: KeyId, algorithm: KeyAlgorithm) -> f64 {
-    let library = Pkcs11::new(&config.module).unwrap();
-    // The token that is open in this process did initialise and log in.
-    let slot = library.get_slots_with_initialized_token().unwrap()[0];
-    let session = library.open_rw_session(slot).unwrap();
-    let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id.as_bytes().to_vec())];
-    let key = session.find_objects(&template).unwrap()[0];
-    let (mechanism, data) = match algorithm {
-        KeyAlgorithm::EcP256 => (Mechanism::Ecdsa, vec![0x5a; 32]),
-        KeyAlgorithm::EcP384 => (Mechanism::Ecdsa, vec![0x5a; 48]),
-        KeyAlgorithm::EcP521 => (Mechanism::Ecdsa, vec![0x5a; 64]),
-        KeyAlgorithm::Ed25519 => {
-            use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
-            (Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)), vec![0x5a; 1000])
+/// Signatures per second, side by side.
+fn rates(token: &Token, library: &Bare, n: u8, algorithm: KeyAlgorithm, public: &PublicKey) {
+    let (mut one, mut two, mut layer) = (Vec::new(), Vec::new(), [const { Vec::new() }; 3]);
+    let in_flight = [16, 64, 256];
+    for _ in 0..ROUNDS {
+        one.push(library.rate(n, algorithm, 1));
+        two.push(library.rate(n, algorithm, 2));
+        for (depth, found) in in_flight.into_iter().zip(&mut layer) {
+            found.push(through(token, n, public, depth));
         }
-        KeyAlgorithm::Rsa(_) => (Mechanism::Sha256RsaPkcs, vec![0x5a; 1000]),
-    };
-    rate(|| drop(session.sign(&mechanism, key, &data).unwrap()))
-}
-
-fn single(token: &Token, id: KeyId, algorithm: KeyAlgorithm) -> f64 {
-    let algorithm = algorithm.signature_algorithm();
-    rate(|| drop(token.sign(message(id, algorithm)).unwrap()))
-}
-
-fn rate(mut body: impl FnMut()) -> f64 {
-    let begun = Instant::now();
-    let mut n = 0;
-    while begun.elapsed() < RUN {
-        body();
-        n += 1;
     }
-    f64::from(n) / begun.elapsed().as_secs_f64()
+    let (one, two) = (median(one), median(two));
+    let layer = layer.map(median);
+    let (bare, best) = (f64::max(one, two), layer.into_iter().fold(0.0, f64::max));
+    println!(
+        "{algorithm:<9} signatures/s  bare, 1 thread {one:>7.0}, 2 threads {two:>7.0} | layer, 16/64/256 in flight \
+         {:>7.0} {:>7.0} {:>7.0} | best / best {:.2}",
+        layer[0],
+        layer[1],
+        layer[2],
+        best / bare
+    );
 }
 
-/// A caller that keeps the queue full and backs off when it is.
-fn queued(token: &Token, id: KeyId, algorithm: KeyAlgorithm) -> f64 {
-    let algorithm = algorithm.signature_algorithm();
-    let (made, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+/// Medians of single calls, one in flight.
+fn latencies(token: &Token, library: &Bare, n: u8, algorithm: KeyAlgorithm, public: &PublicKey) {
+    let (mut bare, mut layer, mut check) = (Vec::new(), Vec::new(), Vec::new());
+    let call = library.call(n, algorithm);
+    let request = || SignRequest {
+        key: id(n),
+        public_key: public.clone(),
+        algorithm: algorithm.signature_algorithm(),
+        message: MESSAGE.to_vec(),
+    };
+    for _ in 0..2000 {
+        let begun = Instant::now();
+        call.sign();
+        bare.push(begun.elapsed());
+        let begun = Instant::now();
+        let signature = token.sign(request()).unwrap();
+        layer.push(begun.elapsed());
+        let begun = Instant::now();
+        public.verify(algorithm.signature_algorithm(), &MESSAGE, &signature).unwrap();
+        check.push(begun.elapsed());
+    }
+    let (bare, layer, check) = (median(bare), median(layer), median(check));
+    let added = layer.saturating_sub(bare);
+    println!(
+        "{algorithm:<9} one in flight  bare {bare:.1?} | layer {layer:.1?} | added {added:.1?}, of which the check of \
+         the signature {check:.1?}"
+    );
+}
+
+/// A caller that keeps so many requests in flight.
+fn through(token: &Token, n: u8, public: &PublicKey, in_flight: u64) -> f64 {
+    let made = Arc::new(AtomicU64::new(0));
+    let waiting = Arc::new((Mutex::new(0u64), Condvar::new()));
     let begun = Instant::now();
     while begun.elapsed() < RUN {
-        let (made, refusals) = (made.clone(), refused.clone());
-        let before = refused.load(Ordering::Relaxed);
+        {
+            let mut count = waiting.0.lock().unwrap();
+            while *count >= in_flight {
+                count = waiting.1.wait(count).unwrap();
+            }
+            *count += 1;
+        }
+        let (made, waiting) = (made.clone(), waiting.clone());
+        let algorithm = public.algorithm().signature_algorithm();
+        let request =
+            SignRequest { key: id(n), public_key: public.clone(), algorithm, message: MESSAGE.to_vec() };
         token.submit(
-            message(id, algorithm),
-            Box::new(move |result| match result {
-                Ok(_) => drop(made.fetch_add(1, Ordering::Relaxed)),
-                Err(HsmError::Busy { .. }) => drop(refusals.fetch_add(1, Ordering::Relaxed)),
-                Err(error) => panic!("{error}"),
+            request,
+            Box::new(move |result| {
+                result.unwrap();
+                made.fetch_add(1, Relaxed);
+                let mut count = waiting.0.lock().unwrap();
+                *count -= 1;
+                // Woken now and then, as a server's runtime is: not for each answer.
+                if *count * 4 <= in_flight * 3 {
+                    waiting.1.notify_one();
+                }
             }),
         );
-        if refused.load(Ordering::Relaxed) != before {
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-    let rate = made.load(Ordering::Relaxed);
-    let took = begun.elapsed().as_secs_f64();
-    while token.statistics().in_flight + token.statistics().queued > 0 {
-        thread::sleep(Duration::from_millis(1));
     }
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let rate = rate as f64 / took;
+    let rate = made.load(Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    let mut count = waiting.0.lock().unwrap();
+    while *count > 0 {
+        count = waiting.1.wait_timeout(count, Duration::from_millis(10)).unwrap().0;
+    }
     rate
+}
+
+/// The library itself, in this process.
+struct Bare {
+    library: Pkcs11,
+    /// Kept open: with the last session the login would end.
+    _login: Mutex<Session>,
+}
+
+/// A session with its key held open. The digest of ECDSA is made beforehand.
+struct Call {
+    session: Session,
+    key: ObjectHandle,
+    mechanism: Mechanism<'static>,
+    data: Vec<u8>,
+}
+
+impl Call {
+    fn sign(&self) {
+        drop(self.session.sign(&self.mechanism, self.key, &self.data).unwrap());
+    }
+}
+
+impl Bare {
+    fn open() -> Self {
+        let library = Pkcs11::new(softhsm::find_module().unwrap()).unwrap();
+        library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let slot = library.get_slots_with_initialized_token().unwrap()[0];
+        let session = library.open_rw_session(slot).unwrap();
+        session.login(UserType::User, Some(&AuthPin::new(PIN.into()))).unwrap();
+        Self { library, _login: Mutex::new(session) }
+    }
+
+    fn call(&self, n: u8, algorithm: KeyAlgorithm) -> Call {
+        let slot = self.library.get_slots_with_initialized_token().unwrap()[0];
+        let session = self.library.open_rw_session(slot).unwrap();
+        let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id(n).as_bytes().to_vec())];
+        let key = session.find_objects(&template).unwrap()[0];
+        let (mechanism, data) = match algorithm {
+            KeyAlgorithm::EcP256 => (Mechanism::Ecdsa, MESSAGE[..32].to_vec()),
+            _ => (Mechanism::Sha256RsaPkcs, MESSAGE.to_vec()),
+        };
+        Call { session, key, mechanism, data }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    fn rate(&self, n: u8, algorithm: KeyAlgorithm, threads: usize) -> f64 {
+        let begun = Instant::now();
+        let made: u64 = thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(move || {
+                        let (call, mut made) = (self.call(n, algorithm), 0);
+                        while begun.elapsed() < RUN {
+                            call.sign();
+                            made += 1;
+                        }
+                        made
+                    })
+                })
+                .collect();
+            workers.into_iter().map(|w| w.join().unwrap()).sum()
+        });
+        made as f64 / begun.elapsed().as_secs_f64()
+    }
 }

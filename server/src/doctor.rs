@@ -3,7 +3,8 @@
 
 use crate::{
     ca::key_id,
-    config::{Config, ConfigError},
+    config::Config,
+    serve, token_identity,
 };
 use ca_core::{certificate::Certificate, profile::ProfileSpec, time::UnixTime};
 use hsm::{HsmError, Token};
@@ -67,22 +68,22 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     add("disk", disk(&config.data_dir));
     add("profiles", profiles(config));
     add("module", module(&config.token.module));
-    let token = match pin {
-        Ok(pin) => {
-            add("PIN source", Verdict::Good("readable".to_owned()));
-            open_token(config, pin)
+    for copy in &config.token.copies {
+        add("module", module(&copy.module));
+    }
+    let store = open_store(config);
+    let known = store.as_ref().ok().and_then(|store| token_identity::known(store).ok()).unwrap_or_default();
+    let token = match open_token(config, known) {
+        Ok(token) => {
+            token.status().iter().for_each(|status| add("token", token_state(status)));
+            Some(token)
         }
-        Err(error) => {
-            add("PIN source", fault(error, "put the PIN where token.pin says, readable by this user only"));
-            Err(Verdict::Skipped("without a PIN".to_owned()))
+        Err(verdict) => {
+            add("token", verdict);
+            None
         }
     };
-    let (token, verdict) = match token {
-        Ok((token, label)) => (Some(token), Verdict::Good(label)),
-        Err(verdict) => (None, verdict),
-    };
-    add("token", verdict);
-    match open_store(config) {
+    match store {
         Ok(store) => {
             add("journal", Verdict::Good(format!("{} records, the service is stopped", store.statistics().records)));
             add("clock", clock(Some(store.high_water())));
@@ -165,19 +166,44 @@ fn module(path: &Path) -> Verdict {
     }
 }
 
-fn open_token(config: &Config, pin: hsm::Pin) -> Result<(Token, String), Verdict> {
-    let uri = config.token.uri.parse::<TokenUri>().map_err(|e| fault(e, "correct token.uri"))?;
-    let section = &config.token;
-    let wanted = TokenConfig {
-        sessions: 1,
-        deadline: section.deadline,
-        queue: section.queue,
-        ..TokenConfig::new(section.module.clone(), uri)
-    };
-    let cure = "check token.uri, the PIN, and that the token is plugged in or reachable";
-    let token = Token::open(wanted, pin).map_err(|e| fault(e, cure))?;
-    let label = format!("'{}' logged in", config.token.uri);
-    Ok((token, label))
+fn open_token(config: &Config, known: Vec<hsm::Identity>) -> Result<Token, Verdict> {
+    let mut wanted = serve::token_config(config, known).map_err(|e| fault(e, "correct [token]"))?;
+    for token in &mut wanted.tokens {
+        // Nothing is measured: a running service may be using it.
+        (token.workers, token.sessions) = (Some(1), Some(1));
+    }
+    Token::open(wanted).map_err(|error| fault(&error, cure(&error)))
+}
+
+/// What to do about a token that cannot be used.
+fn cure(error: &HsmError) -> &'static str {
+    match error {
+        HsmError::Module { .. } => "install the token's library and correct token.module",
+        HsmError::FaultInjection { .. } => "set token.module to the vendor's library; this one is for tests and breaks signatures",
+        HsmError::TokenNotFound { .. } | HsmError::TokenAmbiguous { .. } | HsmError::Uri(_) => {
+            "correct token.uri, and see that the token is plugged in or reachable and that its variables are in token.environment"
+        }
+        HsmError::PinSource(_) | HsmError::Pin(_) => "put the PIN where token.pin says, readable by this user only",
+        HsmError::PinWrong | HsmError::PinLockedOut => {
+            "correct the PIN, then run 'sealwright hsm unlock'; it is tried once, so that the token does not lock itself"
+        }
+        HsmError::PinFinalTry | HsmError::PinLocked => "log in with the vendor's tool, or reset the PIN as its security officer",
+        HsmError::WrongToken { .. } => "put the token back that this authority was made with; see docs/HSM.md",
+        _ => "see that the token is plugged in or reachable, and look at the vendor's log",
+    }
+}
+
+fn token_state(status: &hsm::TokenStatus) -> Verdict {
+    let name = &status.name;
+    match &status.state {
+        hsm::TokenState::Up => {
+            let about = status.info.as_ref().map(|i| format!(", {} {}, serial {}", i.manufacturer, i.model, i.serial));
+            Verdict::Good(format!("'{name}' logged in{}", about.unwrap_or_default()))
+        }
+        hsm::TokenState::Starting => fault(format!("'{name}' does not answer"), "look at the vendor's log"),
+        hsm::TokenState::Down(error) => fault(format!("'{name}': {error}"), cure(error)),
+        hsm::TokenState::LockedOut => fault(format!("'{name}': {}", HsmError::PinLockedOut), cure(&HsmError::PinLockedOut)),
+    }
 }
 
 /// `Err(None)` when a running service has it.
@@ -212,6 +238,9 @@ fn keys(token: Option<&Token>, entry: &IssuerEntry) -> Verdict {
             let (id, certificate) = (key_id(id)?, Certificate::from_der(der)?);
             let key = token.find(&id)?;
             anyhow::ensure!(key.public_key == *certificate.public_key(), "key {id} is not that of its certificate");
+            if let Some(flaw) = key.attributes.flaw() {
+                anyhow::bail!("key {id}: {flaw}");
+            }
             Ok(token.prove(&id, certificate.public_key())?)
         })();
         if let Err(error) = checked {

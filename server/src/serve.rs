@@ -126,6 +126,9 @@ fn check_key(token: &Token, id: KeyId, certificate: &Certificate) -> Result<()> 
         key.public_key == *certificate.public_key(),
         "the key {id} in the token is not the key of its certificate; the token was changed or swapped"
     );
+    if let Some(flaw) = key.attributes.flaw() {
+        bail!("the key {id} may not sign here: {flaw}; restore the token that it was made in");
+    }
     token.prove(&id, certificate.public_key()).context("the key does not sign")?;
     Ok(())
 }
@@ -165,6 +168,7 @@ async fn prepare(ca: &Arc<Ca>) -> Result<()> {
     if ca.issuers.load().is_empty() {
         bail!("there is no issuer yet; run 'sealwright init' first");
     }
+    token_identity::enroll(ca).await?;
     tokio::task::block_in_place(|| check_keys(ca))?;
     service_certificates::renew(ca).await.context("the service's own certificates")?;
     Ok(())

@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ca_core::issuer::IssuerState;
+use hsm::{Observer, TokenState, TokenStatus};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::{
     sync::{Arc, OnceLock},
@@ -30,6 +31,51 @@ pub fn start_logging(section: &TelemetrySection) {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
+}
+
+/// Turns finished requests to a token into histograms.
+pub fn token_observer() -> Observer {
+    Arc::new(|o| {
+        for (stage, time) in [("queue", o.queued), ("module", o.module), ("total", o.total)] {
+            let labels = [
+                ("token", o.token.to_owned()),
+                ("operation", o.operation.to_owned()),
+                ("stage", stage.to_owned()),
+                ("done", if o.done { "yes" } else { "no" }.to_owned()),
+            ];
+            metrics::histogram!("sealwright_token_seconds", &labels).record(time.as_secs_f64());
+        }
+    })
+}
+
+fn sample_token(status: &TokenStatus) {
+    let label = || ("token", status.name.clone());
+    let flag = |on: bool| if on { 1.0 } else { 0.0 };
+    let figures = status.statistics;
+    metrics::gauge!("sealwright_token_up", &[label()]).set(flag(status.state == TokenState::Up));
+    metrics::gauge!("sealwright_token_locked_out", &[label()]).set(flag(status.state == TokenState::LockedOut));
+    metrics::gauge!("sealwright_token_workers", &[label()]).set(f64::from(status.workers));
+    metrics::gauge!("sealwright_token_sessions", &[label()]).set(f64::from(status.sessions));
+    metrics::gauge!("sealwright_token_in_flight", &[label()]).set(figures.in_flight as f64);
+    metrics::gauge!("sealwright_token_queue").set(figures.queued as f64);
+    for (kind, count) in [
+        ("signature", figures.signatures),
+        ("failure", figures.failures),
+        ("refused", figures.refused),
+        ("deadline", figures.deadlines),
+        ("late", figures.late),
+        ("repeated", figures.repeated),
+        ("recovery", figures.recoveries),
+        ("start", figures.starts),
+        ("crash", figures.crashes),
+        ("hang", figures.hangs),
+        ("login", figures.logins),
+        ("wrong-pin", figures.wrong_pins),
+        ("wrong-signature", figures.wrong_signatures),
+    ] {
+        let labels = [label(), ("kind", kind.to_owned())];
+        metrics::gauge!("sealwright_token_events_total", &labels).set(count as f64);
+    }
 }
 
 fn recorder() -> Option<PrometheusHandle> {
@@ -72,9 +118,14 @@ fn describe() {
     gauge!("sealwright_journal_syncs_total", "Syncs of the journal; records / syncs is the group commit's size");
     gauge!("sealwright_journal_sync_seconds_total", "Time spent in syncs of the journal");
     gauge!("sealwright_journal_queue", "Changes that wait for the journal");
-    gauge!("sealwright_token_signatures_total", "Signatures made by the token");
-    gauge!("sealwright_token_recoveries_total", "Times that sessions or the module were made anew");
-    gauge!("sealwright_token_queue", "Requests that wait for the token");
+    histogram!("sealwright_token_seconds", "Time of a request to a token, by token, operation and stage (queue, module, total)");
+    gauge!("sealwright_token_up", "1 when the token signs, 0 when its breaker is open, by token");
+    gauge!("sealwright_token_locked_out", "1 when we try no PIN until an operator says so, by token");
+    gauge!("sealwright_token_workers", "Signer processes that serve, by token");
+    gauge!("sealwright_token_sessions", "Sessions in them, by token");
+    gauge!("sealwright_token_in_flight", "Requests that signers have, by token");
+    gauge!("sealwright_token_queue", "Requests that wait for any token");
+    gauge!("sealwright_token_events_total", "What happened to a token, by token and kind");
 }
 
 /// Metrics and readiness of one running service.
@@ -146,6 +197,12 @@ impl Telemetry {
     }
 
     async fn probe_now(&self) -> Result<(), String> {
+        for status in self.ca.token.status() {
+            // With another token that signs the service is ready; the alarm is in the metrics and in `doctor`.
+            if status.state != TokenState::Up {
+                tracing::warn!(token = status.name, state = ?status.state, "a token does not sign");
+            }
+        }
         if let Some(refusal) = self.ca.store.refusal() {
             return Err(format!("the journal takes no records: {refusal}"));
         }
@@ -190,9 +247,8 @@ impl Telemetry {
         metrics::gauge!("sealwright_journal_syncs_total").set(journal.syncs as f64);
         metrics::gauge!("sealwright_journal_sync_seconds_total").set(journal.sync_sum.as_secs_f64());
         metrics::gauge!("sealwright_journal_queue").set(journal.queue as f64);
-        let token = self.ca.token.statistics();
-        metrics::gauge!("sealwright_token_signatures_total").set(token.signatures as f64);
-        metrics::gauge!("sealwright_token_recoveries_total").set(token.recoveries as f64);
-        metrics::gauge!("sealwright_token_queue").set(token.queued as f64);
+        for status in self.ca.token.status() {
+            sample_token(&status);
+        }
     }
 }

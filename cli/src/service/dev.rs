@@ -16,7 +16,7 @@ use server::{
     access::Role,
     bootstrap,
     ca::Ca,
-    config::{self, Config},
+    config::Config,
     convert, limits, principals, request, serve,
 };
 use sha2::{Digest, Sha256};
@@ -24,13 +24,12 @@ use std::{
     fmt::Write as _,
     fs,
     net::TcpListener,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
 };
 
-/// SoftHSM reads its configuration from where this variable says, once, when it is loaded.
+/// SoftHSM reads its configuration from where this variable says.
 const SOFTHSM_CONF: &str = "SOFTHSM2_CONF";
 const TOKEN: &str = "sealwright-dev";
 /// The data directory in the authority's own.
@@ -66,25 +65,22 @@ pub struct DevArgs {
     log: String,
 }
 
-/// Points SoftHSM at the directory's own token. The variable must be there before the process starts, so the program
-/// starts itself again with it; the process number stays.
+/// Makes the directory, and SoftHSM's configuration in it.
 ///
 /// # Errors
-/// When the directory cannot be written or the program cannot be started again.
+/// When the directory cannot be written.
 pub fn prepare(args: &DevArgs) -> Result<()> {
     own_dir(&args.dir)?;
     let dir = fs::canonicalize(&args.dir)?;
-    let conf = dir.join("softhsm").join("softhsm2.conf");
-    if std::env::var_os(SOFTHSM_CONF).is_some_and(|v| v == conf.as_os_str()) {
-        return Ok(());
-    }
     let tokens = dir.join("softhsm").join("tokens");
     folder(&tokens)?;
     let text = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
-    files::replace(&conf, text.as_bytes(), Access::Owner)?;
-    let failed =
-        Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(SOFTHSM_CONF, &conf).exec();
-    Err(failed).context("cannot start again with SOFTHSM2_CONF set")
+    files::replace(&softhsm_conf(&dir), text.as_bytes(), Access::Owner)?;
+    Ok(())
+}
+
+fn softhsm_conf(dir: &Path) -> PathBuf {
+    dir.join("softhsm").join("softhsm2.conf")
 }
 
 /// The directory of a development authority, closed to others. One with other things in it is not ours to close.
@@ -107,9 +103,9 @@ pub async fn run(args: DevArgs) -> Result<()> {
     let ports = Ports::choose(&dir, &args)?;
     let config = configuration(&dir, &module, &ports, &args)?;
     server::telemetry::start_logging(&config.telemetry);
-    let pin = tokio::task::block_in_place(|| token(&dir, &module))?;
+    tokio::task::block_in_place(|| token(&dir, &module))?;
     folder(&config.data_dir)?;
-    let ca = tokio::task::block_in_place(|| serve::open(config.clone(), pin, true))?;
+    let ca = tokio::task::block_in_place(|| serve::open(config.clone(), true))?;
     let mut tenants = Map::new();
     for tenant in &config.tenants {
         bootstrap::make_tenant(&ca, tenant).await?;
@@ -179,6 +175,7 @@ fn configuration(dir: &Path, module: &Path, ports: &Ports, args: &DevArgs) -> Re
     writeln!(text, "data_dir = {}", quoted(&dir.join(DATA)))?;
     writeln!(text, "[token]\nmodule = {}\nuri = \"pkcs11:token={TOKEN}\"", quoted(module))?;
     writeln!(text, "pin = {{ file = {} }}", quoted(&dir.join("softhsm").join("pin")))?;
+    writeln!(text, "environment = {{ {SOFTHSM_CONF} = {} }}", quoted(&softhsm_conf(dir)))?;
     writeln!(text, "[grpc]\nlisten = \"127.0.0.1:{}\"\nnames = [\"localhost\", \"127.0.0.1\", \"::1\"]", ports.grpc)?;
     writeln!(text, "[http]\nlisten = \"127.0.0.1:{0}\"\nbase_url = \"http://127.0.0.1:{0}\"", ports.http)?;
     writeln!(text, "[telemetry]\nlog = {}", toml::Value::String(args.log.clone()))?;
@@ -201,7 +198,7 @@ fn configuration(dir: &Path, module: &Path, ports: &Ports, args: &DevArgs) -> Re
 
 /// The directory's token, made at the first start, and its PIN. The PIN file is written last: without it, and without a
 /// journal, what lies there is a token that a cut-off run began, and no key is in it.
-fn token(dir: &Path, module: &Path) -> Result<hsm::Pin> {
+fn token(dir: &Path, module: &Path) -> Result<()> {
     let file = dir.join("softhsm").join("pin");
     if !file.exists() {
         if dir.join(DATA).exists() {
@@ -218,10 +215,11 @@ fn token(dir: &Path, module: &Path) -> Result<hsm::Pin> {
         let pin = hsm::Pin::new(secret())?;
         let text = zeroize::Zeroizing::new(secret());
         let user = hsm::Pin::new(text.to_string())?;
-        hsm::init_token(module, TOKEN, &pin, &user)?;
+        let environment = [(SOFTHSM_CONF.to_owned(), softhsm_conf(dir).display().to_string())];
+        hsm::init_token(&hsm::Program::this(), module, &environment, TOKEN, &pin, &user)?;
         files::create(&file, text.as_bytes(), Access::Owner)?;
     }
-    Ok(config::read_pin(&config::PinSource::File(file))?)
+    Ok(())
 }
 
 async fn describe(ca: &Arc<Ca>, tenant: &TenantId, dir: &Path) -> Result<Value> {

@@ -4,10 +4,7 @@ use super::ConfigArgs;
 use crate::output::{OutputArgs, fields};
 use anyhow::Result;
 use serde_json::json;
-use server::{
-    config,
-    doctor::{self, Finding, Verdict},
-};
+use server::doctor::{self, Finding, Verdict};
 
 /// Options of `doctor`.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,10 +26,7 @@ pub struct DoctorArgs {
 /// When a check failed.
 pub async fn run(args: DoctorArgs) -> Result<()> {
     let config = args.config.load()?;
-    let findings = tokio::task::block_in_place(|| {
-        let pin = config::read_pin(&config.token.pin);
-        doctor::examine(&config, pin)
-    });
+    let findings = tokio::task::block_in_place(|| doctor::examine(&config));
     let faults = findings.iter().filter(|f| matches!(f.verdict, Verdict::Fault { .. })).count();
     let as_json = || json!({ "faults": faults, "checks": findings.iter().map(in_json).collect::<Vec<_>>() });
     args.output.result(as_json, || fields(&findings.iter().map(|f| (f.check, in_words(f))).collect::<Vec<_>>()))?;

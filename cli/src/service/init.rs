@@ -17,8 +17,8 @@ use server::{
     access::Role,
     bootstrap::{self, Made},
     ca::Ca,
-    config::{self, Config, TenantSection},
-    convert, serve, service_certificates,
+    config::{Config, TenantSection},
+    convert, serve, token_identity, service_certificates,
 };
 use std::{
     fs,
@@ -64,8 +64,8 @@ pub async fn run(args: InitArgs) -> Result<()> {
     private_dir(&config.data_dir)?;
     folder(&args.out_dir)?;
     let tenants: Vec<TenantSection> = selected(&config, args.tenant.as_deref())?;
-    let pin = config::read_pin(&config.token.pin)?;
-    let ca = tokio::task::block_in_place(|| serve::open(config, pin, true))?;
+    let ca = tokio::task::block_in_place(|| serve::open(config, true))?;
+    token_identity::enroll(&ca).await?;
     let mut made = Vec::new();
     for tenant in &tenants {
         made.push(make(&ca, tenant, &args).await.with_context(|| format!("tenant {}", tenant.name))?);

@@ -6,6 +6,7 @@ pub mod dev;
 pub mod doctor;
 pub mod init;
 pub mod serve;
+pub mod signer;
 
 use crate::error::Problem;
 use server::config::Config;
