@@ -5,7 +5,7 @@ target  := $(or $(CARGO_TARGET_DIR),target)
 binary  := $(target)/debug/sealwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench nightly
+.PHONY: help setup build demo kryoptic test lint bench nightly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,11 +19,15 @@ build: ## build the sealwright binary (development profile)
 demo: setup build ## the whole life of one device, narrated, in an empty directory
 	@SEALWRIGHT_BIN=$(binary) scripts/demo
 
-test: setup build ## every test: unit, property, whole system, foreign verifiers
+kryoptic: setup ## the second token of the tests and an openssl with ML-DSA, once (some minutes)
+	@scripts/kryoptic
+
+test: setup build kryoptic ## every test: unit, property, whole system, foreign verifiers
 	cargo test --locked --workspace --no-fail-fast
 
 lint: ## formatting, clippy, documentation, dependencies; any warning fails
 	cargo fmt --all --check
+	cargo fmt --manifest-path tests/kryoptic/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	scripts/check-dependencies

@@ -21,12 +21,37 @@ const PLACES: [&str; 9] = [
 
 const TEMPLATE: &str = include_str!("../softhsm2.conf.template");
 
+/// Which soft token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// SoftHSM 2, the distribution's.
+    SoftHsm,
+    /// kryoptic, which `scripts/kryoptic` builds.
+    Kryoptic,
+}
+
+impl Kind {
+    /// The environment variable that names its configuration.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::SoftHsm => "SOFTHSM2_CONF",
+            Self::Kryoptic => "KRYOPTIC_CONF",
+        }
+    }
+}
+
 /// Why there is no throw-away token.
 #[derive(Debug, thiserror::Error)]
 pub enum SoftHsmError {
     /// The library or the tool is missing.
     #[error("SoftHSM is not installed; on Debian and Ubuntu: apt install softhsm2")]
     NotInstalled,
+    /// kryoptic or the `openssl` program that comes with it is missing.
+    #[error("kryoptic is not built: run scripts/kryoptic first")]
+    KryopticNotBuilt,
+    /// The tool that initialises kryoptic is missing.
+    #[error("pkcs11-tool is not installed; on Debian and Ubuntu: apt install opensc")]
+    NoPkcs11Tool,
     /// A file or directory could not be made.
     #[error("{path}: {error}")]
     Io {
@@ -35,12 +60,15 @@ pub enum SoftHsmError {
         /// What the system says.
         error: io::Error,
     },
-    /// The directory's path cannot stand in SoftHSM's configuration.
-    #[error("{0}: the path must be absolute, UTF-8 and without line ends for SoftHSM's configuration")]
+    /// The directory's path cannot stand in the token's configuration.
+    #[error("{0}: the path must be absolute, UTF-8 and without line ends or quotes for the token's configuration")]
     Path(PathBuf),
     /// The tool failed.
     #[error("softhsm2-util failed: {0}")]
     Tool(String),
+    /// The other tool failed.
+    #[error("pkcs11-tool failed: {0}")]
+    Pkcs11Tool(String),
 }
 
 /// The PKCS#11 library of SoftHSM 2: `SOFTHSM2_MODULE` if set, else the usual places.
@@ -62,8 +90,7 @@ pub fn find_module() -> Result<PathBuf, SoftHsmError> {
 /// # Errors
 /// [`SoftHsmError::Path`] or [`SoftHsmError::Io`].
 pub fn write_configuration(dir: &Path) -> Result<PathBuf, SoftHsmError> {
-    let text = dir.to_str().filter(|t| dir.is_absolute() && !t.contains(['\n', '\r']));
-    let text = text.ok_or_else(|| SoftHsmError::Path(dir.to_owned()))?;
+    let text = text_of(dir).ok_or_else(|| SoftHsmError::Path(dir.to_owned()))?;
     let tokens = dir.join("tokens");
     DirBuilder::new().recursive(true).mode(0o700).create(&tokens).map_err(at(&tokens))?;
     let conf = dir.join("softhsm2.conf");
@@ -75,7 +102,12 @@ pub fn write_configuration(dir: &Path) -> Result<PathBuf, SoftHsmError> {
     Ok(conf)
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> SoftHsmError {
+/// The path as a configuration's line can hold it.
+pub(crate) fn text_of(dir: &Path) -> Option<&str> {
+    dir.to_str().filter(|t| dir.is_absolute() && !t.contains(['\n', '\r']))
+}
+
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> SoftHsmError {
     let path = path.to_owned();
     move |error| SoftHsmError::Io { path, error }
 }
@@ -83,22 +115,24 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> SoftHsmError {
 /// A token of one's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThrowawayToken {
+    /// Which soft token it is of.
+    pub kind: Kind,
     /// The PKCS#11 library.
     pub module: PathBuf,
-    /// The directory of its configuration and of `tokens/`.
+    /// The directory of its configuration and of its keys.
     pub dir: PathBuf,
-    /// The value for the environment variable `SOFTHSM2_CONF`.
+    /// Its configuration: the value for [`Kind::variable`].
     pub conf: PathBuf,
     /// The token's label.
     pub label: String,
-    /// Its serial number, which SoftHSM chose.
+    /// Its serial number, which the library chose.
     pub serial: String,
     /// Its user PIN; also the security officer's.
     pub pin: String,
 }
 
 impl ThrowawayToken {
-    /// Initialises a token in `dir` with `softhsm2-util`. The PIN (4 to 255 characters) is in that tool's arguments for
+    /// Initialises a SoftHSM token in `dir` with `softhsm2-util`. The PIN (4 to 255 characters) is in that tool's arguments for
     /// a moment: it protects nothing.
     ///
     /// # Errors
@@ -108,15 +142,15 @@ impl ThrowawayToken {
         let conf = write_configuration(dir)?;
         tool(&conf, &["--init-token", "--free", "--label", label, "--so-pin", pin, "--pin", pin])?;
         let slots = tool(&conf, &["--show-slots"])?;
-        let serial =
-            serial_of(&slots, label).ok_or_else(|| SoftHsmError::Tool("the new token is not listed".to_owned()))?;
+        let serial = serial_of(&slots, "Serial number", "Label", label)
+            .ok_or_else(|| SoftHsmError::Tool("the new token is not listed".to_owned()))?;
         let dir = fs::canonicalize(dir).map_err(at(dir))?;
-        Ok(Self { module, dir, conf, label: label.to_owned(), serial, pin: pin.to_owned() })
+        Ok(Self { kind: Kind::SoftHsm, module, dir, conf, label: label.to_owned(), serial, pin: pin.to_owned() })
     }
 
     /// The variable that a process must have before it initialises the library.
     pub fn environment(&self) -> (&'static str, &Path) {
-        ("SOFTHSM2_CONF", &self.conf)
+        (self.kind.variable(), &self.conf)
     }
 }
 
@@ -134,15 +168,22 @@ fn tool(conf: &Path, arguments: &[&str]) -> Result<String, SoftHsmError> {
     }
 }
 
-/// The serial number that `--show-slots` prints above the label.
-fn serial_of(slots: &str, label: &str) -> Option<String> {
-    let mut serial = None;
+/// The serial number in a tool's list of slots, by the names that it gives to a token's serial number and label. The
+/// tools differ in which of the two lines comes first; a line without indentation begins another slot.
+pub(crate) fn serial_of(slots: &str, serial_name: &str, label_name: &str, label: &str) -> Option<String> {
+    let (mut serial, mut ours) = (None, false);
     for line in slots.lines() {
+        if !line.starts_with(char::is_whitespace) {
+            (serial, ours) = (None, false);
+        }
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         match name.trim() {
-            "Serial number" => serial = Some(value.trim()),
-            "Label" if value.trim() == label => return serial.filter(|s| !s.is_empty()).map(str::to_owned),
+            name if name == serial_name => serial = Some(value.trim()).filter(|s| !s.is_empty()),
+            name if name == label_name => ours = value.trim() == label,
             _ => {}
+        }
+        if let (Some(found), true) = (serial, ours) {
+            return Some(found.to_owned());
         }
     }
     None

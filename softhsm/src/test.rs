@@ -1,6 +1,6 @@
 //! A process and a token of its own for each test.
 //!
-//! SoftHSM reads `SOFTHSM2_CONF` when it is initialised, and a process has one initialisation: tests that share a
+//! A token's library reads its configuration's path when it is initialised, and a process has one initialisation: tests that share a
 //! process would share tokens, logins and faults. So a test runs its body in a child, under `cargo test` and nextest
 //! alike:
 //!
@@ -13,15 +13,16 @@
 //! # }
 //! ```
 
-use crate::ThrowawayToken;
+use crate::{Kind, SoftHsmError, ThrowawayToken};
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const MARKER: &str = "SEALWRIGHT_TEST_CHILD";
 const DIR: &str = "SEALWRIGHT_TEST_TOKEN_DIR";
 const SERIAL: &str = "SEALWRIGHT_TEST_TOKEN_SERIAL";
+const KIND: &str = "SEALWRIGHT_TEST_TOKEN_KIND";
 
 /// The label of each test's token.
 pub const LABEL: &str = "throwaway";
@@ -37,12 +38,24 @@ pub fn in_child(test_name: &str, body: fn()) {
     in_child_with(test_name, &[], body);
 }
 
+/// [`in_child`] with a token of `kind`. A test that runs on both tokens is two functions that share a body.
+///
+/// # Panics
+/// As [`in_child`]; and when kryoptic is wanted and not built, so that no test is left out unnoticed.
+pub fn in_child_on(kind: Kind, test_name: &str, body: fn()) {
+    run(kind, test_name, &[], body);
+}
+
 /// [`in_child`] with `variables` in the child's environment beside the token's own.
 ///
 /// # Panics
 /// As [`in_child`].
-#[allow(clippy::panic, reason = "this is the test's failure")]
 pub fn in_child_with(test_name: &str, variables: &[(&str, String)], body: fn()) {
+    run(Kind::SoftHsm, test_name, variables, body);
+}
+
+#[allow(clippy::panic, reason = "this is the test's failure")]
+fn run(kind: Kind, test_name: &str, variables: &[(&str, String)], body: fn()) {
     if env::var_os(MARKER).is_some_and(|name| name == test_name) {
         // Proof for the parent that the filter met this test.
         if let Some(dir) = env::var_os(DIR)
@@ -53,7 +66,7 @@ pub fn in_child_with(test_name: &str, variables: &[(&str, String)], body: fn()) 
         return body();
     }
     let made = tempfile::tempdir().map_err(|e| e.to_string()).and_then(|dir| {
-        let token = ThrowawayToken::create(dir.path(), LABEL, PIN).map_err(|e| e.to_string())?;
+        let token = create(kind, dir.path()).map_err(|e| e.to_string())?;
         let binary = env::current_exe().map_err(|e| e.to_string())?;
         let (variable, conf) = token.environment();
         let output = Command::new(binary)
@@ -61,6 +74,7 @@ pub fn in_child_with(test_name: &str, variables: &[(&str, String)], body: fn()) 
             .env(MARKER, test_name)
             .env(DIR, &token.dir)
             .env(SERIAL, &token.serial)
+            .env(KIND, format!("{kind:?}"))
             .env(variable, conf)
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -79,18 +93,33 @@ pub fn in_child_with(test_name: &str, variables: &[(&str, String)], body: fn()) 
     );
 }
 
+fn create(kind: Kind, dir: &Path) -> Result<ThrowawayToken, SoftHsmError> {
+    match kind {
+        Kind::SoftHsm => ThrowawayToken::create(dir, LABEL, PIN),
+        Kind::Kryoptic => ThrowawayToken::create_kryoptic(dir, LABEL, PIN),
+    }
+}
+
 /// The token of this child.
 ///
 /// # Panics
-/// Outside [`in_child`].
+/// Outside [`in_child`] and its like.
 #[allow(clippy::panic, reason = "a test that is written wrongly")]
 pub fn token() -> ThrowawayToken {
-    let (Some(dir), Ok(serial), Ok(module)) = (env::var_os(DIR), env::var(SERIAL), crate::find_module()) else {
+    let kind = match env::var(KIND).as_deref() {
+        Ok("Kryoptic") => Kind::Kryoptic,
+        _ => Kind::SoftHsm,
+    };
+    let module = match kind {
+        Kind::SoftHsm => crate::find_module(),
+        Kind::Kryoptic => crate::find_kryoptic(),
+    };
+    let conf = env::var_os(kind.variable()).map(PathBuf::from);
+    let (Some(dir), Ok(serial), Ok(module), Some(conf)) = (env::var_os(DIR), env::var(SERIAL), module, conf) else {
         panic!("softhsm::test::token() outside softhsm::test::in_child()");
     };
-    let dir = PathBuf::from(dir);
-    let conf = dir.join("softhsm2.conf");
-    ThrowawayToken { module, dir, conf, label: LABEL.to_owned(), serial, pin: PIN.to_owned() }
+    let (label, pin) = (LABEL.to_owned(), PIN.to_owned());
+    ThrowawayToken { kind, module, dir: PathBuf::from(dir), conf, label, serial, pin }
 }
 
 #[cfg(test)]
@@ -102,6 +131,17 @@ mod tests {
         in_child("test::tests::the_body_runs_in_another_process", || {
             assert!(token().conf.exists());
             assert_eq!(env::var_os("SOFTHSM2_CONF"), Some(token().conf.into_os_string()));
+        });
+    }
+
+    #[test]
+    fn a_child_can_have_the_other_token() {
+        in_child_on(Kind::Kryoptic, "test::tests::a_child_can_have_the_other_token", || {
+            let token = token();
+            assert_eq!(token.kind, Kind::Kryoptic);
+            assert_eq!(env::var_os("KRYOPTIC_CONF"), Some(token.conf.clone().into_os_string()));
+            assert_eq!(token.conf.parent(), Some(token.dir.as_path()));
+            assert!(token.module.ends_with("libkryoptic_pkcs11.so"), "{}", token.module.display());
         });
     }
 
