@@ -79,8 +79,11 @@ pub enum Command {
     #[command(subcommand)]
     Journal(journal::JournalCommand),
     /// A process beside the service: starts signers, or holds the PKCS#11 module. Started by the service alone
-    #[command(hide = true, after_help = "Example:
-  sealwright signer keeper")]
+    #[command(
+        hide = true,
+        after_help = "Example:
+  sealwright signer keeper"
+    )]
     Signer {
         /// Which of the two
         role: service::signer::Role,

@@ -58,7 +58,10 @@ fn main() {
     };
     let token = Token::open(with(config(None, None), vec![identity])).unwrap();
     let shape = token.status().remove(0);
-    println!("SoftHSM, {} signer processes with {} sessions in all, found by measurement", shape.workers, shape.sessions);
+    println!(
+        "SoftHSM, {} signer processes with {} sessions in all, found by measurement",
+        shape.workers, shape.sessions
+    );
     let library = Bare::open();
     for ((n, algorithm), public) in keys.into_iter().zip(public) {
         rates(&token, &library, n, algorithm, &public);
@@ -143,8 +146,7 @@ fn through(token: &Token, n: u8, public: &PublicKey, in_flight: u64) -> f64 {
         }
         let (made, waiting) = (made.clone(), waiting.clone());
         let algorithm = public.algorithm().signature_algorithm();
-        let request =
-            SignRequest { key: id(n), public_key: public.clone(), algorithm, message: MESSAGE.to_vec() };
+        let request = SignRequest { key: id(n), public_key: public.clone(), algorithm, message: MESSAGE.to_vec() };
         token.submit(
             request,
             Box::new(move |result| {

@@ -161,10 +161,14 @@ pub enum HsmError {
     #[error("the signer process cannot be used: {0}")]
     Process(String),
     /// The token's signature does not verify with the public key of the certificate. It was not let go.
-    #[error("the token returned a signature that does not verify; it was withheld. Take this token out of service and look at it")]
+    #[error(
+        "the token returned a signature that does not verify; it was withheld. Take this token out of service and look at it"
+    )]
     WrongSignature,
     /// Several tokens are in use, and a key can be made in one only.
-    #[error("{count} tokens are configured; make the key on one of them and copy it with the vendor's tool, or configure one token alone for this")]
+    #[error(
+        "{count} tokens are configured; make the key on one of them and copy it with the vendor's tool, or configure one token alone for this"
+    )]
     SeveralTokens {
         /// How many.
         count: usize,

@@ -43,10 +43,19 @@ pub(crate) enum Ask {
     /// First of all: the tokens. PINs that a person has to give are asked for now.
     Tokens(Vec<Spec>),
     /// A signer for the token of this number.
-    Start { token: u32, sessions: u32 },
+    Start {
+        token: u32,
+        sessions: u32,
+    },
     Kill(u64),
     /// A signer that initialises a token; for development.
-    Initialise { module: PathBuf, environment: Vec<(String, String)>, label: String, so_pin: String, pin: String },
+    Initialise {
+        module: PathBuf,
+        environment: Vec<(String, String)>,
+        label: String,
+        so_pin: String,
+        pin: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -250,10 +259,9 @@ impl House {
         pin: &str,
         mode: Mode<'_>,
     ) -> Result<(u64, UnixStream), HsmError> {
-        let module = module.to_str().ok_or_else(|| HsmError::Module {
-            path: module.to_owned(),
-            reason: "is not a UTF-8 path".into(),
-        })?;
+        let module = module
+            .to_str()
+            .ok_or_else(|| HsmError::Module { path: module.to_owned(), reason: "is not a UTF-8 path".into() })?;
         // Room for all of it at once: growing would leave unwiped copies of the PIN.
         let mut frame = Zeroizing::new(Vec::with_capacity(MESSAGE));
         wire::put(&mut frame, &Hello { module, pin, mode })?;

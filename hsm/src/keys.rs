@@ -1,8 +1,8 @@
 //! Key pairs on a token: making them, finding them by CKA_ID, reading what the token says about them.
 
+use crate::ckr::FailureClass;
 use crate::error::Trouble;
 use crate::public::{self, ED25519_PARAMS, P256_PARAMS, P384_PARAMS, P521_PARAMS};
-use crate::ckr::FailureClass;
 use crate::{Failure, HsmError};
 use ca_core::key::{KeyAlgorithm, PublicKey};
 use cryptoki::error::{Error as Cryptoki, RvError};
@@ -46,8 +46,10 @@ impl FromStr for KeyId {
 
     fn from_str(text: &str) -> Result<Self, HsmError> {
         let mut octets = [0; 16];
-        hex::decode_to_slice(text, &mut octets)
-            .map_err(|_| HsmError::Configuration { field: "key id".into(), reason: "must be 32 hexadecimal digits".into() })?;
+        hex::decode_to_slice(text, &mut octets).map_err(|_| HsmError::Configuration {
+            field: "key id".into(),
+            reason: "must be 32 hexadecimal digits".into(),
+        })?;
         Ok(Self(octets))
     }
 }

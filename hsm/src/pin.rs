@@ -98,9 +98,8 @@ impl PinSource {
                 Zeroizing::new(std::env::var(name).map_err(|_| failed(format!("the variable {name} is not set")))?)
             }
             Self::Credential(name) => {
-                let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                    failed("systemd gave no credentials; add LoadCredential= to the unit".to_owned())
-                })?;
+                let dir = std::env::var_os("CREDENTIALS_DIRECTORY")
+                    .ok_or_else(|| failed("systemd gave no credentials; add LoadCredential= to the unit".to_owned()))?;
                 read_file(&Path::new(&dir).join(name))?
             }
             Self::Prompt => ask(&format!("PIN of {token}: "))?,
@@ -117,7 +116,9 @@ impl PinSource {
 }
 
 fn ask(prompt: &str) -> Result<Zeroizing<String>, HsmError> {
-    rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(|e| HsmError::PinSource(format!("no terminal to ask on: {e}")))
+    rpassword::prompt_password(prompt)
+        .map(Zeroizing::new)
+        .map_err(|e| HsmError::PinSource(format!("no terminal to ask on: {e}")))
 }
 
 /// PINs have 255 octets at most; more in a file is a mistake.

@@ -37,7 +37,10 @@ pub(crate) enum Mode<'a> {
 /// From the service to a signer.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum ToSigner {
-    Work { id: u64, operation: Operation },
+    Work {
+        id: u64,
+        operation: Operation,
+    },
     /// The answer to [`FromSigner::LoginWanted`]: one attempt, or why not.
     Login(Result<(), HsmError>),
 }
@@ -140,7 +143,8 @@ impl WireRequest {
     }
 }
 
-const KEYS: [KeyAlgorithm; 4] = [KeyAlgorithm::EcP256, KeyAlgorithm::EcP384, KeyAlgorithm::EcP521, KeyAlgorithm::Ed25519];
+const KEYS: [KeyAlgorithm; 4] =
+    [KeyAlgorithm::EcP256, KeyAlgorithm::EcP384, KeyAlgorithm::EcP521, KeyAlgorithm::Ed25519];
 
 fn key_code(algorithm: KeyAlgorithm) -> u32 {
     match algorithm {

@@ -170,7 +170,9 @@ impl TokenSection {
         let first = (&self.module, &self.uri, &self.pin, &self.environment, self.workers, self.sessions);
         let copies = self.copies.iter().map(|c| (&c.module, &c.uri, &c.pin, &c.environment, c.workers, c.sessions));
         let mut tokens = Vec::new();
-        for (index, (module, uri, pin, environment, workers, sessions)) in std::iter::once(first).chain(copies).enumerate() {
+        for (index, (module, uri, pin, environment, workers, sessions)) in
+            std::iter::once(first).chain(copies).enumerate()
+        {
             let key = if index == 0 { "token".to_owned() } else { format!("token.copies[{}]", index - 1) };
             if workers.is_some_and(|n| !(1..=16).contains(&n)) {
                 return Err(value(format!("{key}.workers"), "must lie between 1 and 16"));

@@ -1,11 +1,7 @@
 //! Looks at everything that a service needs, and names the cure for each fault. On a stopped service it takes the
 //! journal's lock, and builds the index where that is missing; nothing else is changed.
 
-use crate::{
-    ca::key_id,
-    config::Config,
-    serve, token_identity,
-};
+use crate::{ca::key_id, config::Config, serve, token_identity};
 use ca_core::{certificate::Certificate, profile::ProfileSpec, time::UnixTime};
 use hsm::{HsmError, Token};
 use std::{
@@ -179,7 +175,9 @@ fn open_token(config: &Config, known: Vec<hsm::Identity>) -> Result<Token, Verdi
 fn cure(error: &HsmError) -> &'static str {
     match error {
         HsmError::Module { .. } => "install the token's library and correct token.module",
-        HsmError::FaultInjection { .. } => "set token.module to the vendor's library; this one is for tests and breaks signatures",
+        HsmError::FaultInjection { .. } => {
+            "set token.module to the vendor's library; this one is for tests and breaks signatures"
+        }
         HsmError::TokenNotFound { .. } | HsmError::TokenAmbiguous { .. } | HsmError::Uri(_) => {
             "correct token.uri, and see that the token is plugged in or reachable and that its variables are in token.environment"
         }
@@ -187,7 +185,9 @@ fn cure(error: &HsmError) -> &'static str {
         HsmError::PinWrong | HsmError::PinLockedOut => {
             "correct the PIN, then run 'sealwright hsm unlock'; it is tried once, so that the token does not lock itself"
         }
-        HsmError::PinFinalTry | HsmError::PinLocked => "log in with the vendor's tool, or reset the PIN as its security officer",
+        HsmError::PinFinalTry | HsmError::PinLocked => {
+            "log in with the vendor's tool, or reset the PIN as its security officer"
+        }
         HsmError::WrongToken { .. } => "put the token back that this authority was made with; see docs/HSM.md",
         _ => "see that the token is plugged in or reachable, and look at the vendor's log",
     }
@@ -202,7 +202,9 @@ fn token_state(status: &hsm::TokenStatus) -> Verdict {
         }
         hsm::TokenState::Starting => fault(format!("'{name}' does not answer"), "look at the vendor's log"),
         hsm::TokenState::Down(error) => fault(format!("'{name}': {error}"), cure(error)),
-        hsm::TokenState::LockedOut => fault(format!("'{name}': {}", HsmError::PinLockedOut), cure(&HsmError::PinLockedOut)),
+        hsm::TokenState::LockedOut => {
+            fault(format!("'{name}': {}", HsmError::PinLockedOut), cure(&HsmError::PinLockedOut))
+        }
     }
 }
 

@@ -118,7 +118,10 @@ fn describe() {
     gauge!("sealwright_journal_syncs_total", "Syncs of the journal; records / syncs is the group commit's size");
     gauge!("sealwright_journal_sync_seconds_total", "Time spent in syncs of the journal");
     gauge!("sealwright_journal_queue", "Changes that wait for the journal");
-    histogram!("sealwright_token_seconds", "Time of a request to a token, by token, operation and stage (queue, module, total)");
+    histogram!(
+        "sealwright_token_seconds",
+        "Time of a request to a token, by token, operation and stage (queue, module, total)"
+    );
     gauge!("sealwright_token_up", "1 when the token signs, 0 when its breaker is open, by token");
     gauge!("sealwright_token_locked_out", "1 when we try no PIN until an operator says so, by token");
     gauge!("sealwright_token_workers", "Signer processes that serve, by token");

@@ -12,13 +12,7 @@ use crate::{
 use anyhow::{Context, Result};
 use ca_core::id::{IdempotencyKey, ProfileName, TenantId};
 use serde_json::{Map, Value, json};
-use server::{
-    access::Role,
-    bootstrap,
-    ca::Ca,
-    config::Config,
-    convert, limits, principals, request, serve,
-};
+use server::{access::Role, bootstrap, ca::Ca, config::Config, convert, limits, principals, request, serve};
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,

@@ -18,7 +18,7 @@ use server::{
     bootstrap::{self, Made},
     ca::Ca,
     config::{Config, TenantSection},
-    convert, serve, token_identity, service_certificates,
+    convert, serve, service_certificates, token_identity,
 };
 use std::{
     fs,

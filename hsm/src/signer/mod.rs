@@ -115,13 +115,7 @@ fn hello(stream: &mut UnixStream) -> io::Result<Task> {
     })
 }
 
-fn serve(
-    context: Pkcs11,
-    uri: TokenUri,
-    pin: Pin,
-    sessions: u32,
-    mailbox: &Arc<Mailbox>,
-) -> Result<(), Trouble> {
+fn serve(context: Pkcs11, uri: TokenUri, pin: Pin, sessions: u32, mailbox: &Arc<Mailbox>) -> Result<(), Trouble> {
     let link = Arc::new(Link::open(context, uri, pin, mailbox.clone())?);
     mailbox.send(&FromSigner::Ready(Box::new(link.facts()?)));
     // The first worker is this thread.

@@ -79,7 +79,7 @@ impl Worker {
         let mut attempt = 1;
         loop {
             let failure = match self.attempt(&work, took) {
-                Err(Trouble::Call(failure)) => failure,
+                Err(Trouble::Call(failure)) => self.look_closer(&work, failure)?,
                 other => return other,
             };
             let class = failure.class();
@@ -96,6 +96,26 @@ impl Worker {
             self.mailbox.send(&FromSigner::Recovered(failure.to_string()));
             self.mend(class)?;
         }
+    }
+
+    /// Some modules answer CKR_GENERAL_ERROR where the standard has a code that tells more.
+    fn look_closer(&self, work: &Work, failure: Failure) -> Result<Failure, Trouble> {
+        if failure.class() != FailureClass::Reinitialise {
+            return Ok(failure);
+        }
+        let Some(seat) = &self.seat else { return Ok(failure) };
+        if keys::logged_out(&seat.session).is_ok_and(|out| out) {
+            return Ok(Failure::ours(failure.call(), failure.code(), FailureClass::LoginAgain));
+        }
+        // A key that another process destroyed is missing, if the token is there and says so.
+        if let Work::Sign { key, .. } = work
+            && seat.held.contains_key(key)
+            && let Err(Trouble::Answer(missing @ HsmError::KeyMissing { .. })) = keys::pair(&seat.session, key)
+            && self.link.present().is_ok()
+        {
+            return Err(missing.into());
+        }
+        Ok(failure)
     }
 
     fn mend(&mut self, class: FailureClass) -> Result<(), Trouble> {

@@ -244,7 +244,8 @@ impl Token {
     pub fn find(&self, id: &KeyId) -> Result<TokenKey, HsmError> {
         let mut found: Option<TokenKey> = None;
         for unit in self.present()? {
-            let next = key(self.ask(Operation::Find(*id), Place::Unit(unit), false, self.open.shared.config.deadline)?)?;
+            let next =
+                key(self.ask(Operation::Find(*id), Place::Unit(unit), false, self.open.shared.config.deadline)?)?;
             match &found {
                 Some(first) if first.public_key != next.public_key => return Err(HsmError::KeyMismatch { id: *id }),
                 Some(first) if first.attributes.flaw().is_some() => {}
@@ -312,8 +313,7 @@ impl Token {
         let algorithm = self.usable_algorithm(public_key.algorithm());
         let message = [b"sealwright proof of possession v1\0", id.as_bytes().as_slice()].concat();
         for unit in self.present()? {
-            let request =
-                SignRequest { key: *id, public_key: public_key.clone(), algorithm, message: message.clone() };
+            let request = SignRequest { key: *id, public_key: public_key.clone(), algorithm, message: message.clone() };
             self.sign_at(request, Place::Unit(unit)).map_err(|error| match error {
                 HsmError::WrongSignature => HsmError::KeyMismatch { id: *id },
                 other => other,

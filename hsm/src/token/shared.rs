@@ -255,7 +255,8 @@ impl Shared {
             if matches!(error, HsmError::Deadline { .. }) {
                 count(&self.counters(0).deadlines);
             }
-            let mut job = Job::new(Task::Other(crate::wire::Operation::Probe), Place::Any, false, Duration::ZERO, Box::new(drop));
+            let mut job =
+                Job::new(Task::Other(crate::wire::Operation::Probe), Place::Any, false, Duration::ZERO, Box::new(drop));
             job.done = done;
             job.tell(Err(error));
         }

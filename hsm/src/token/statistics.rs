@@ -1,7 +1,7 @@
 //! What is counted for each token, for whoever exports metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// A moment's figures of one token, or of all together. All but `queued` and `in_flight` only rise.

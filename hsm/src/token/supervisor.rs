@@ -29,14 +29,34 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) const SLOW: Duration = Duration::from_secs(120);
 
 pub(super) enum Event {
-    Ready { line: u64, facts: Box<Facts> },
-    Failed { line: u64, error: HsmError },
-    Lost { line: u64 },
-    LoginWanted { line: u64 },
-    LoginEnded { line: u64, result: Result<(), HsmError> },
-    Proved { line: u64, result: Result<(), HsmError> },
+    Ready {
+        line: u64,
+        facts: Box<Facts>,
+    },
+    Failed {
+        line: u64,
+        error: HsmError,
+    },
+    Lost {
+        line: u64,
+    },
+    LoginWanted {
+        line: u64,
+    },
+    LoginEnded {
+        line: u64,
+        result: Result<(), HsmError>,
+    },
+    Proved {
+        line: u64,
+        result: Result<(), HsmError>,
+    },
     /// Use so many workers with so many sessions.
-    Shape { unit: usize, workers: u32, sessions: u32 },
+    Shape {
+        unit: usize,
+        workers: u32,
+        sessions: u32,
+    },
     Close,
 }
 
@@ -352,7 +372,10 @@ impl Supervisor {
         if result == Err(HsmError::PinWrong) {
             count(&self.shared.counters(unit).wrong_pins);
             ward.lock_out.lock();
-            tracing::error!(token = name, "the PIN is wrong; the token is locked out by us until 'sealwright hsm unlock'");
+            tracing::error!(
+                token = name,
+                "the PIN is wrong; the token is locked out by us until 'sealwright hsm unlock'"
+            );
         }
         if ward.login == Some(line) {
             ward.login = None;
@@ -400,7 +423,8 @@ impl Supervisor {
             count(&self.shared.counters(unit).hangs);
             tracing::error!(token = self.shared.name(unit), "a signer does not answer; it is killed");
             if let Some(ward) = self.wards.get_mut(unit) {
-                ward.last = Some(HsmError::away(Some(Failure::ours("the module", "hangs", FailureClass::Reinitialise))));
+                ward.last =
+                    Some(HsmError::away(Some(Failure::ours("the module", "hangs", FailureClass::Reinitialise))));
             }
             self.lost_hung(line);
         }

@@ -137,7 +137,8 @@ fn measure(shared: &SharedRef, unit: usize, identity: &Identity) -> f64 {
     let algorithm = identity.public_key.algorithm().signature_algorithm();
     let message = b"sealwright measurement of a token v1\0".to_vec();
     let check = Arc::new(Check { public_key: identity.public_key.clone(), algorithm, message });
-    let (made, waiting, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (made, waiting, failed) =
+        (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let begun = Instant::now();
     while begun.elapsed() < MEASURE && !failed.load(Relaxed) {
         if waiting.load(Relaxed) >= IN_FLIGHT as u64 {
