@@ -81,6 +81,10 @@ fn bare(config: &TokenConfig, id: KeyId, algorithm: KeyAlgorithm) -> f64 {
             (Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)), vec![0x5a; 1000])
         }
         KeyAlgorithm::Rsa(_) => (Mechanism::Sha256RsaPkcs, vec![0x5a; 1000]),
+        KeyAlgorithm::MlDsa44 | KeyAlgorithm::MlDsa65 | KeyAlgorithm::MlDsa87 => {
+            use cryptoki::mechanism::dsa::{HedgeType, SignAdditionalContext};
+            (Mechanism::MlDsa(SignAdditionalContext::new(HedgeType::Preferred, None)), vec![0x5a; 1000])
+        }
     };
     rate(|| drop(session.sign(&mechanism, key, &data).unwrap()))
 }

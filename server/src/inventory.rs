@@ -49,7 +49,11 @@ impl Inventory {
             issuer: request::optional_id("issuer_id", &wanted.issuer_id)?,
             principal: request::optional_id("principal_id", &wanted.principal_id)?,
         };
-        let page = self.ca.store.certificates(&tenant, &filter, after, limit, limits::PAGE_SCAN)?;
+        let mut page = self.ca.store.certificates(&tenant, &filter, after, limit, limits::PAGE_SCAN)?;
+        let fit = fitting(&page.items, limits::PAGE_OCTETS);
+        if fit < page.items.len() {
+            page = self.ca.store.certificates(&tenant, &filter, after, fit, limits::PAGE_SCAN)?;
+        }
         Ok(v1::ListCertificatesResponse {
             certificates: issued(&page.items)?,
             next_page_token: page_token::encode(&wanted, page.next),
@@ -103,6 +107,17 @@ impl Inventory {
 /// An intent without a certificate is nobody's business but the journal's.
 fn issued(entries: &[CertificateEntry]) -> Result<Vec<v1::Certificate>, Failure> {
     entries.iter().filter(|e| e.signature.is_some()).map(convert::certificate).collect()
+}
+
+/// How many of the first entries have at most `octets` together; at least one.
+fn fitting(entries: &[CertificateEntry], octets: usize) -> usize {
+    let mut sum = 0;
+    let size = |e: &CertificateEntry| e.tbs.len() + e.signature.as_ref().map_or(0, Vec::len);
+    let within = entries.iter().take_while(|entry| {
+        sum += size(entry);
+        sum <= octets
+    });
+    within.count().max(1)
 }
 
 fn state_filter(state: i32) -> Result<Option<CertificateState>, Failure> {
