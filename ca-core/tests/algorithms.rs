@@ -6,6 +6,7 @@ mod support;
 use aws_lc_rs::signature::{KeyPair as _, ML_DSA_44_SIGNING, ML_DSA_65_SIGNING, ML_DSA_87_SIGNING, PqdsaKeyPair};
 use ca_core::{
     authority::{self, AuthorityError},
+    certificate::Certificate,
     csr::{CertificationRequest, CsrError, MAX_REQUEST_LEN},
     issue::{IssuanceRequest, prepare, select_names},
     issuer::IssuerError,
@@ -19,7 +20,10 @@ use proptest::prelude::*;
 use rcgen::PublicKeyData;
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use std::{path::Path, process::Command};
-use support::{Hierarchy, Key, NOW, compile, facts, name, openssl, openssl_with_ml_dsa, serial, subject, write_pem};
+use support::{
+    Hierarchy, Key, NOW, compile, facts, name, openssl, openssl_ok, openssl_with_ml_dsa, serial, subject, write,
+    write_pem,
+};
 
 const PSS: [S; 3] = [S::RsaPssSha256, S::RsaPssSha384, S::RsaPssSha512];
 const ML_DSA: [(S, KeyAlgorithm, u8, usize); 3] = [
@@ -334,6 +338,37 @@ fn an_issuer_signs_with_its_keys_algorithms_alone() {
     assert_eq!(pss.responder_algorithm(&key.public), S::EcdsaSha256);
     // An rsaEncryption key all the same: id-RSASSA-PSS keys are refused by much of what must verify.
     assert!(pss.public_key().spki_der().windows(11).any(|w| w == [6, 9, 42, 134, 72, 134, 247, 13, 1, 1, 1]));
+}
+
+#[test]
+fn a_pss_authority_under_a_foreign_pss_root() {
+    let key = Key::pss(S::RsaPssSha256);
+    let info = authority::certification_request(&name("Issuing CA 2"), &key.public).unwrap();
+    // Signed in one way and named in the other.
+    assert_eq!(authority::finish_csr(&info, S::RsaPkcs1Sha256, &key.sign(&info)), Err(AuthorityError::Signature));
+    let csr = authority::finish_csr(&info, S::RsaPssSha256, &key.sign(&info)).unwrap();
+    assert_eq!(CertificationRequest::parse(&csr).unwrap().signature_algorithm(), S::RsaPssSha256);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |file: &str| dir.path().join(file).to_str().unwrap().to_owned();
+    let (root_key, root, ca) = (path("k.pem"), path("r.der"), path("ca.der"));
+    let csr = write(dir.path(), "c.der", &csr);
+    let extensions = "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n\
+                      subjectKeyIdentifier=hash\n";
+    let ext = write(dir.path(), "ext", extensions.as_bytes());
+    let pss = ["-sha384", "-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"];
+    let words =
+        ["req", "-x509", "-newkey", "rsa:3072", "-nodes", "-keyout", &root_key, "-subj", "/CN=Root", "-outform"];
+    let more = ["DER", "-out", &root, "-addext", "keyUsage=critical,keyCertSign,cRLSign"];
+    if openssl_ok(&[&words[..], &more, &pss].concat()).is_none() {
+        return;
+    }
+    let words = ["x509", "-req", "-inform", "DER", "-in", &csr, "-CA", &root, "-CAkey", &root_key, "-CAform", "DER"];
+    let more = ["-days", "5", "-extfile", &ext, "-outform", "DER", "-out", &ca, "-set_serial", "77"];
+    openssl_ok(&[&words[..], &more, &pss].concat());
+    let chain = [&ca, &root].map(|file| Certificate::from_der(&std::fs::read(file).unwrap()).unwrap());
+    assert_eq!(chain[0].signature_algorithm(), S::RsaPssSha384);
+    authority::check_imported_chain(&key.public, &chain, chain[0].not_before()).unwrap();
 }
 
 #[test]
