@@ -15,7 +15,8 @@ pub struct AlgorithmMismatch {
 }
 
 /// A public key that was decoded once, with the one algorithm that it verifies. For keys that many signatures are
-/// checked with, such as an issuer's; [`PublicKey::verify`] decodes the key at each call.
+/// checked with, such as an issuer's; [`PublicKey::verify`] decodes the key at each call, which costs one to four
+/// microseconds (`benches/verify.rs`).
 #[derive(Clone)]
 pub struct Verifier {
     key: lc::ParsedPublicKey,
