@@ -7,7 +7,7 @@ use crate::{Failure, HsmError};
 use ca_core::key::{KeyAlgorithm, PublicKey};
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, MlDsaParameterSetType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState};
 use std::fmt;
 use std::str::FromStr;
@@ -255,6 +255,9 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
             public.push(Attribute::PublicExponent(vec![1, 0, 1]));
             Mechanism::RsaPkcsKeyPairGen
         }
+        KeyAlgorithm::MlDsa44 => ml_dsa(&mut public, MlDsaParameterSetType::ML_DSA_44),
+        KeyAlgorithm::MlDsa65 => ml_dsa(&mut public, MlDsaParameterSetType::ML_DSA_65),
+        KeyAlgorithm::MlDsa87 => ml_dsa(&mut public, MlDsaParameterSetType::ML_DSA_87),
     };
     let mut private = common.to_vec();
     private.extend([
@@ -348,6 +351,11 @@ pub(crate) fn extract(session: &Session, id: &KeyId) -> Result<Vec<String>, Trou
 fn ec(public: &mut Vec<Attribute>, parameters: &[u8]) -> Mechanism<'static> {
     public.push(Attribute::EcParams(parameters.to_vec()));
     Mechanism::EccKeyPairGen
+}
+
+fn ml_dsa(public: &mut Vec<Attribute>, set: MlDsaParameterSetType) -> Mechanism<'static> {
+    public.push(Attribute::ParameterSet(set.into()));
+    Mechanism::MlDsaKeyPairGen
 }
 
 fn private_attributes(session: &Session, handle: ObjectHandle) -> Result<(KeyAttributes, String), Trouble> {
