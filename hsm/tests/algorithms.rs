@@ -48,3 +48,56 @@ fn a_token_without_ml_dsa_says_so() {
         assert_eq!(refused, HsmError::Unsupported { what: "ML-DSA-65 signatures".to_owned() });
     });
 }
+
+#[test]
+fn ml_dsa_keys_are_made_found_and_sign() {
+    softhsm::test::in_child_on(softhsm::Kind::Kryoptic, "ml_dsa_keys_are_made_found_and_sign", || {
+        let token = open();
+        for (n, key, algorithm, octets) in [
+            (1, KeyAlgorithm::MlDsa44, S::MlDsa44, 2420),
+            (2, KeyAlgorithm::MlDsa65, S::MlDsa65, 3309),
+            (3, KeyAlgorithm::MlDsa87, S::MlDsa87, 4627),
+        ] {
+            assert!(token.info().algorithms.contains(&algorithm), "{algorithm}");
+            let made = token.generate(&request(n, key)).unwrap();
+            assert_eq!((made.public_key.algorithm(), made.attributes.flaw()), (key, None));
+            assert_eq!(token.find(&id(n)).unwrap(), made);
+            token.prove(&id(n), &made.public_key).unwrap();
+            let verifier = Verifier::new(&made.public_key, algorithm).unwrap();
+            let sign = |algorithm, length| token.sign(SignRequest { key: id(n), algorithm, message: vec![7; length] });
+            for length in [1, 4096, 1 << 20] {
+                let (first, second) = (sign(algorithm, length).unwrap(), sign(algorithm, length).unwrap());
+                assert_eq!(first.len(), octets);
+                assert_ne!(first, second, "the token adds randomness");
+                assert_eq!(verifier.verify(&vec![7; length], &first), Ok(()));
+                assert!(verifier.verify(&vec![8; length], &second).is_err());
+            }
+            let other = if algorithm == S::MlDsa65 { S::MlDsa44 } else { S::MlDsa65 };
+            assert_eq!(sign(other, 1), Err(HsmError::AlgorithmMismatch { key, algorithm: other }));
+        }
+        assert_eq!(token.list().unwrap().len(), 3);
+    });
+}
+
+/// The same on the second token: its mechanisms for PSS are those that hash as well as the raw one.
+#[test]
+fn kryoptic_signs_with_every_other_algorithm() {
+    softhsm::test::in_child_on(softhsm::Kind::Kryoptic, "kryoptic_signs_with_every_other_algorithm", || {
+        let token = open();
+        let kinds = [
+            KeyAlgorithm::EcP256,
+            KeyAlgorithm::EcP384,
+            KeyAlgorithm::EcP521,
+            KeyAlgorithm::Ed25519,
+            KeyAlgorithm::Rsa(2048),
+        ];
+        for (n, kind) in (1..).zip(kinds) {
+            let key = token.generate(&request(n, kind)).unwrap().public_key;
+            for algorithm in S::ALL.into_iter().filter(|algorithm| kind.signs_with(*algorithm)) {
+                let message = b"to be signed".to_vec();
+                let signature = token.sign(SignRequest { key: id(n), algorithm, message }).unwrap();
+                assert_eq!(key.verify(algorithm, b"to be signed", &signature), Ok(()), "{algorithm}");
+            }
+        }
+    });
+}
