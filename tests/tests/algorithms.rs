@@ -153,18 +153,23 @@ struct Device {
 }
 
 fn enroll(authority: &Authority, key_kind: &str) -> Result<Device> {
-    let (key, csr, out) = (authority.path("device.key"), authority.path("device.csr"), authority.path("device.pem"));
+    let (key, csr) = (authority.path("device.key"), authority.path("device.csr"));
     let made = authority.judge(&format!("genpkey -algorithm {key_kind}"), &[("-out", &key)])?;
     ensure!(made.accepted, "{}", made.text);
     let made = authority.judge("req -new -subj /CN=SN-1", &[("-key", &key), ("-out", &csr)])?;
     ensure!(made.accepted, "{}", made.text);
+    certify(authority, &csr)
+}
+
+fn certify(authority: &Authority, csr: &Path) -> Result<Device> {
+    let out = authority.path("device.pem");
     let created =
         authority.admin(&["token", "create", "--profile", "device", "--serial-number", "SN-1", "--output", "json"])?;
     let created: Value = serde_json::from_slice(&created)?;
     let token = created.get("enrollment_token").and_then(Value::as_str).context("no token")?;
     let mut command =
         authority.command(&["enroll", "--profile", "device", "--serial-number", "SN-1", "--output", "json"])?;
-    command.env("SEALWRIGHT_TOKEN", token).arg("--csr").arg(&csr).arg("--out").arg(&out);
+    command.env("SEALWRIGHT_TOKEN", token).arg("--csr").arg(csr).arg("--out").arg(&out);
     command.arg("--server").arg(&authority.grpc).arg("--trust").arg(authority.path("admin/trust.pem"));
     tools::run(&mut command)?;
     let text = fs::read_to_string(&out)?;
@@ -239,6 +244,24 @@ fn whole_life(authority: &Authority, key_kind: &str, said: &str) -> Result<()> {
     Ok(())
 }
 
+/// A device opens its connection with an ML-DSA key and a certificate of 8 KiB, and reads that certificate.
+fn called_with_an_ml_dsa_key(authority: &Authority) -> Result<()> {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ML_DSA_87)?;
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "SN-1");
+    let csr = authority.write("called.csr", params.serialize_request(&key)?.der())?;
+    let device = certify(authority, &csr)?;
+    let key = authority.write("called.key", key.serialize_pem().as_bytes())?;
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let mut command = authority.command(&["show", "certificate", &device.serial.to_lowercase(), "--pem"])?;
+    command.arg("--server").arg(&authority.grpc).arg("--trust").arg(authority.path("admin/trust.pem"));
+    command.arg("--cert").arg(authority.path("device.pem")).arg("--key").arg(key);
+    let shown = tools::run(&mut command)?;
+    ensure!(shown == fs::read(authority.path("device.pem"))?, "another certificate");
+    Ok(())
+}
+
 /// Again after a restart: what it signs with is in the journal, not only in the configuration.
 fn restarted(authority: &mut Authority) -> Result<()> {
     if let Some(mut service) = authority.service.take() {
@@ -263,6 +286,7 @@ fn an_authority_that_signs_with_pss() -> Result<()> {
 #[test]
 fn an_authority_that_signs_with_ml_dsa() -> Result<()> {
     let mut authority = Authority::start(Kind::Kryoptic, "ML-DSA-87", "ML-DSA-87", "ML-DSA-87")?;
+    called_with_an_ml_dsa_key(&authority)?;
     whole_life(&authority, "ML-DSA-87", "ML-DSA-87")?;
     restarted(&mut authority)?;
     whole_life(&authority, "ML-DSA-87", "ML-DSA-87")
