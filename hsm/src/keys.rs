@@ -201,6 +201,13 @@ pub(crate) fn absent(session: &Session, request: &KeyRequest) -> Result<(), Trou
     Ok(())
 }
 
+/// Destroys both halves, the private one first: what a cut between them leaves cannot sign.
+pub(crate) fn destroy(session: &Session, pair: Pair) -> Result<(), Trouble> {
+    session.destroy_object(pair.private)?;
+    session.destroy_object(pair.public)?;
+    Ok(())
+}
+
 /// Makes the pair, reads back what it became, and destroys it when that is not what was asked for.
 pub(crate) fn generate(session: &Session, request: &KeyRequest) -> Result<TokenKey, Trouble> {
     let pair = make(session, request)?;

@@ -257,6 +257,14 @@ impl Token {
         key(self.ask(Operation::Find(*id), false, self.open.deadline)?)
     }
 
+    /// Destroys a key pair for good.
+    ///
+    /// # Errors
+    /// [`HsmError::KeyMissing`] or [`HsmError::KeyAmbiguous`] unless there is exactly one private and one public key.
+    pub fn destroy(&self, id: &KeyId) -> Result<(), HsmError> {
+        self.ask(Operation::Destroy(*id), false, self.open.deadline).map(|_| ())
+    }
+
     /// All key pairs whose CKA_ID has 16 octets and whose algorithm is accepted. Waits up to 30 s.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ pub(crate) enum Operation {
     Sign { key: KeyId, input: Prepared },
     Generate(KeyRequest),
     Find(KeyId),
+    Destroy(KeyId),
     List,
     Probe,
 }
@@ -138,6 +139,12 @@ impl Seat {
             Operation::Find(id) => {
                 let pair = keys::pair(&self.session, id)?;
                 Ok(Answer::Key(Box::new(keys::describe(&self.session, id, pair)?)))
+            }
+            Operation::Destroy(id) => {
+                let pair = keys::pair(&self.session, id)?;
+                self.held.remove(id);
+                keys::destroy(&self.session, pair)?;
+                Ok(Answer::Done)
             }
             Operation::List => keys::list(&self.session).map(Answer::Keys),
             Operation::Generate(request) => {
