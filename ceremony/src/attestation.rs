@@ -19,22 +19,41 @@ pub const TEXT_MOST: usize = 64 * 1024;
 /// Octets of a nonce: enough that none comes twice, and room for a verifier's own format.
 pub const NONCE: std::ops::RangeInclusive<usize> = 8..=64;
 
+// The fields of these three stand in the order of their names, so that their text is the JSON with sorted keys and no
+// spaces: whoever verifies without this program can make it too.
+
 /// What is stated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
+    /// What this statement is worth, for people.
+    pub assurance: String,
     /// [`FORMAT`].
     pub format: String,
+    /// The key.
+    pub key: KeyFacts,
     /// When, RFC 3339, by the clock of the machine.
     pub made_at: String,
     /// The verifier's challenge or a random one, hexadecimal.
     pub nonce: String,
     /// The token.
     pub token: TokenFacts,
-    /// The key.
-    pub key: KeyFacts,
-    /// What this statement is worth, for people.
-    pub assurance: String,
+}
+
+/// What the token says about the key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyFacts {
+    /// For example `P-256`.
+    pub algorithm: String,
+    /// The private key's attributes.
+    pub attributes: Attributes,
+    /// `CKA_ID`, hexadecimal.
+    pub id: String,
+    /// `CKA_LABEL`.
+    pub label: String,
+    /// SubjectPublicKeyInfo, DER, hexadecimal.
+    pub spki: String,
 }
 
 /// What the token says about itself.
@@ -43,30 +62,14 @@ pub struct Statement {
 pub struct TokenFacts {
     /// Its label.
     pub label: String,
-    /// Its serial number.
-    pub serial: String,
+    /// Its PKCS#11 library.
+    pub library: String,
     /// Its manufacturer.
     pub manufacturer: String,
     /// Its model.
     pub model: String,
-    /// Its PKCS#11 library.
-    pub library: String,
-}
-
-/// What the token says about the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyFacts {
-    /// `CKA_ID`, hexadecimal.
-    pub id: String,
-    /// `CKA_LABEL`.
-    pub label: String,
-    /// For example `P-256`.
-    pub algorithm: String,
-    /// SubjectPublicKeyInfo, DER, hexadecimal.
-    pub spki: String,
-    /// The private key's attributes.
-    pub attributes: Attributes,
+    /// Its serial number.
+    pub serial: String,
 }
 
 /// A statement with the key's signature.
@@ -133,7 +136,6 @@ impl Statement {
     /// # Errors
     /// [`AttestationError::Encoding`].
     pub fn message(&self) -> Result<Vec<u8>, AttestationError> {
-        // The fields' order is that of the type and maps are sorted, so one statement has one text.
         let text = serde_json::to_vec(self).map_err(|e| AttestationError::Encoding(e.to_string()))?;
         Ok(seal::message(DOMAIN, &Sha256::digest(text).into()))
     }
@@ -281,6 +283,22 @@ mod tests {
             s.key.attributes.insert("extractable".to_owned(), true);
         });
         assert_eq!(weak.verify(&Expected::default()).unwrap_err(), AttestationError::Attribute("extractable"));
+    }
+
+    #[test]
+    fn the_text_that_is_signed_has_sorted_keys() {
+        let statement = statement(&KeyPair::generate().unwrap());
+        let sorted: std::collections::BTreeMap<String, serde_json::Value> =
+            serde_json::from_value(serde_json::to_value(&statement).unwrap()).unwrap();
+        let part = |name: &str| -> std::collections::BTreeMap<String, serde_json::Value> {
+            serde_json::from_value(sorted[name].clone()).unwrap()
+        };
+        let text = serde_json::to_string(&statement).unwrap();
+        for name in ["key", "token"] {
+            assert!(text.contains(&serde_json::to_string(&part(name)).unwrap()), "{name} in {text}");
+        }
+        let order: Vec<usize> = sorted.keys().map(|name| text.find(&format!("\"{name}\":")).unwrap()).collect();
+        assert!(order.is_sorted(), "{text}");
     }
 
     #[test]
