@@ -120,6 +120,21 @@ fn a_key_that_others_made_shows_its_flaw() -> Result<()> {
 }
 
 #[test]
+fn a_key_that_is_gone_is_missed() -> Result<()> {
+    let ca = Installation::new("token")?;
+    ca.run(&["init", "--out-dir", "admin"])?.good()?;
+    ensure!(!ca.run(&["key", "list"])?.good()?.err.contains("MISSING"), "missed too early");
+    let keys = listed(&ca)?;
+    let tls = keys.iter().find(|key| key["label"] == "tls").context("no TLS key")?;
+    let id = field(tls, "key_id")?;
+    ca.pkcs11_tool(&["--delete-object", "--type", "privkey", "--id", id])?;
+    let list = ca.run(&["key", "list"])?.good()?;
+    ensure!(list.err.contains(&format!("MISSING: key {id} of TLS")) && !list.out.contains(id), "{list:?}");
+    ca.run(&["key", "inspect", id])?.refused(3, "no key")?;
+    Ok(())
+}
+
+#[test]
 fn a_statement_is_verified_by_us_and_by_openssl() -> Result<()> {
     let ca = Installation::new("token")?;
     ca.run(&["init", "--out-dir", "admin"])?.good()?;
