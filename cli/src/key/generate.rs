@@ -21,10 +21,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "NAME", value_parser = key_algorithm)]
     algorithm: KeyAlgorithm,
     /// The key's label in the token, 1 to 64 octets; no other key may have it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = place::parse_words)]
     label: String,
     /// What it is for
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = place::parse_words)]
     purpose: String,
     /// Whose it is; without it the key is the installation's
     #[arg(long, value_name = "NAME")]

@@ -94,11 +94,28 @@ pub fn parse_id(text: &str) -> Result<KeyId, String> {
     text.parse().map_err(|_| "a key id has 32 hexadecimal digits; `sealwright key list` shows them".to_owned())
 }
 
+/// Reads a text that the journal must take: 1 to 1000 octets and more than spaces. A key must not be made first and
+/// its record refused then.
+///
+/// # Errors
+/// A sentence for the person who wrote it.
+pub fn parse_words(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.len() > 1000 {
+        return Err("write 1 to 1000 octets, not only spaces".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The journal takes 200 octets, of which the system's user needs some.
+fn parse_name(text: &str) -> Result<String, String> {
+    if text.len() > 150 { Err("a name has at most 150 octets".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 /// Who does something with a key.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ByArgs {
     /// Who does this, for the journal; the number of the system's user is recorded as well
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = parse_name)]
     by: String,
 }
 
@@ -107,5 +124,21 @@ impl ByArgs {
     pub fn name(&self) -> String {
         let user = rustix::process::getuid().as_raw();
         if self.by.is_empty() { format!("uid {user}") } else { format!("{} (uid {user})", self.by) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_journal_would_refuse_is_refused_before_a_key_is_made() {
+        assert!(parse_words(" ").is_err() && parse_words(&"x".repeat(1001)).is_err());
+        assert_eq!(parse_words("the next CA").unwrap(), "the next CA");
+        assert!(parse_name(&"x".repeat(151)).is_err());
+        let by = ByArgs { by: parse_name(&"x".repeat(150)).unwrap() };
+        assert!(by.name().len() <= 200 && by.name().contains(" (uid "));
+        assert!(ByArgs { by: String::new() }.name().starts_with("uid "));
     }
 }

@@ -26,7 +26,7 @@ pub struct RetireArgs {
     #[arg(value_name = "ID", value_parser = place::parse_id)]
     id: KeyId,
     /// Why, for the journal
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = place::parse_words)]
     why: String,
     /// Destroy it in the token as well
     #[arg(long)]
