@@ -298,7 +298,8 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
     Err(last.map_or_else(|| HsmError::Closed.into(), Trouble::from))
 }
 
-/// Destroys both halves of the pair; a half that is gone already is fine.
+/// Destroys both halves of the pair, the private one first: what a cut between them leaves cannot sign. A half that is
+/// gone already is fine.
 pub(crate) fn destroy(session: &Session, id: &KeyId) -> Result<(), Trouble> {
     let mut found = false;
     for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {

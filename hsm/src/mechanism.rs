@@ -29,6 +29,7 @@ pub(crate) struct Prepared {
 }
 
 impl Capabilities {
+    #[cfg(test)]
     pub fn new(mechanisms: Vec<MechanismType>) -> Self {
         Self { mechanisms: mechanisms.into_iter().map(number).collect() }
     }
