@@ -73,7 +73,7 @@ fn a_key_that_somebody_needs_is_not_retired() -> Result<()> {
     let ca = Installation::new("token")?;
     ca.run(&["init", "--out-dir", "admin"])?.good()?;
     let keys = listed(&ca)?;
-    ensure!(keys.len() == 4, "root, issuing CA, responder and TLS: {keys:?}");
+    ensure!(keys.len() == 5, "root, issuing CA, responder, TLS and the identity of the token: {keys:?}");
     for key in &keys {
         let words = ["key", "retire", field(key, "key_id")?, "--why", "x", "--yes"];
         ca.run(&words)?.refused(4, "is needed by")?;
@@ -98,7 +98,7 @@ fn beside_a_running_service_keys_are_looked_at_and_nothing_is_changed() -> Resul
     ca.run(&more)?.refused(5, "the service is running")?;
     ca.run(&["key", "retire", &id, "--why", "x", "--yes"])?.refused(5, "the service is running")?;
     drop(service);
-    ensure!(listed(&ca)?.len() == 5, "a refusal made a key");
+    ensure!(listed(&ca)?.len() == 6, "a refusal made a key");
     Ok(())
 }
 
