@@ -236,12 +236,6 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
         Attribute::Id(request.id.0.to_vec()),
     ];
     let mut public = common.to_vec();
-    public.extend([
-        Attribute::Private(false),
-        Attribute::Verify(true),
-        Attribute::Encrypt(false),
-        Attribute::Wrap(false),
-    ]);
     let mechanism = match request.algorithm {
         KeyAlgorithm::EcP256 => ec(&mut public, P256_PARAMS),
         KeyAlgorithm::EcP384 => ec(&mut public, P384_PARAMS),
@@ -268,34 +262,78 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
         Attribute::Decrypt(false),
         Attribute::Derive(false),
         Attribute::Unwrap(false),
-        Attribute::SignRecover(false),
     ]);
-    // Not every token knows these two; what it made is read back in any case.
-    let optional = [Attribute::Modifiable(false), Attribute::Copyable(false)];
     let mut last = None;
-    for taken in (0..=optional.len()).rev() {
-        let template = [&private[..], optional.get(..taken).unwrap_or_default()].concat();
-        match session.generate_key_pair(&mechanism, &public, &template) {
+    for dialect in DIALECTS {
+        let (mut public, mut private) = (public.clone(), private.clone());
+        dialect.speak(&mut public, &mut private);
+        let failure = match session.generate_key_pair(&mechanism, &public, &private) {
             Ok((public, private)) => return Ok(Pair { private, public }),
-            Err(error) => {
-                let code = if let Cryptoki::Pkcs11(code, _) = &error { Some(*code) } else { None };
-                let again = matches!(
-                    code,
-                    Some(
-                        RvError::AttributeTypeInvalid
-                            | RvError::AttributeValueInvalid
-                            | RvError::AttributeReadOnly
-                            | RvError::TemplateInconsistent
-                    )
-                );
-                if !again {
-                    return Err(error.into());
-                }
-                last = Some(Failure::from(error));
+            Err(Cryptoki::Pkcs11(
+                RvError::AttributeTypeInvalid
+                | RvError::AttributeValueInvalid
+                | RvError::AttributeReadOnly
+                | RvError::TemplateInconsistent
+                | RvError::TemplateIncomplete
+                | RvError::ArgumentsBad,
+                function,
+            )) if matches!(function, cryptoki::context::Function::GenerateKeyPair) => {
+                Failure::ours("C_GenerateKeyPair", "the token takes no template of ours", FailureClass::Refused)
             }
-        }
+            Err(error @ Cryptoki::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _)) => {
+                // Some say this of a template, too; nobody says what was made before it.
+                absent(session, request)?;
+                error.into()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        last = Some(failure);
     }
     Err(last.map_or_else(|| HsmError::Closed.into(), Trouble::from))
+}
+
+/// What a token is told beside the attributes that matter. What it made is read back in any case.
+#[derive(Clone, Copy)]
+struct Dialect {
+    /// CKA_MODIFIABLE and CKA_COPYABLE false: not every token knows them.
+    modifiable: bool,
+    copyable: bool,
+    /// CKA_SIGN_RECOVER false: not every token knows it.
+    recover: bool,
+    /// CKA_PRIVATE of the public half: some tokens keep no public objects.
+    hidden: bool,
+    /// CKA_VERIFY, CKA_ENCRYPT and CKA_WRAP of the public half: a TPM's module ties them to the key's own rights.
+    uses: bool,
+}
+
+/// The strictest first.
+const DIALECTS: [Dialect; 5] = {
+    let full = Dialect { modifiable: true, copyable: true, recover: true, hidden: false, uses: true };
+    [
+        full,
+        Dialect { copyable: false, ..full },
+        Dialect { copyable: false, modifiable: false, ..full },
+        Dialect { copyable: false, modifiable: false, recover: false, hidden: true, uses: true },
+        Dialect { uses: false, ..full },
+    ]
+};
+
+impl Dialect {
+    fn speak(self, public: &mut Vec<Attribute>, private: &mut Vec<Attribute>) {
+        public.push(Attribute::Private(self.hidden));
+        if self.uses {
+            public.extend([Attribute::Verify(true), Attribute::Encrypt(false), Attribute::Wrap(false)]);
+        }
+        if self.recover {
+            private.push(Attribute::SignRecover(false));
+        }
+        if self.modifiable {
+            private.push(Attribute::Modifiable(false));
+        }
+        if self.copyable {
+            private.push(Attribute::Copyable(false));
+        }
+    }
 }
 
 /// Destroys both halves of the pair, the private one first: what a cut between them leaves cannot sign. A half that is

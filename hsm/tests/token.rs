@@ -179,7 +179,7 @@ fn configuration_errors_name_their_field() {
         let open = pin_file("open", "1234");
         let hsm::PinSource::File(path) = &open else { panic!() };
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-        for pin in [open, hsm::PinSource::File("/nonexistent".into()), hsm::PinSource::Env("NOT_THERE_7".into())] {
+        for pin in [open, hsm::PinSource::File("/nonexistent".into()), hsm::PinSource::Credential("x".into())] {
             let error = Token::open(with(TokenConfig { pin, ..one() })).unwrap_err();
             assert!(matches!(error, HsmError::PinSource(_)), "{error}");
         }

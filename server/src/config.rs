@@ -143,8 +143,6 @@ pub struct CopySection {
 pub enum PinSource {
     /// A file that only its owner can read.
     File(PathBuf),
-    /// An environment variable.
-    Env(String),
     /// A systemd credential (LoadCredential= or LoadCredentialEncrypted=).
     Credential(String),
     /// Ask on the terminal.
@@ -157,7 +155,6 @@ impl PinSource {
     fn resolved(&self) -> hsm::PinSource {
         match self.clone() {
             Self::File(path) => hsm::PinSource::File(path),
-            Self::Env(name) => hsm::PinSource::Env(name),
             Self::Credential(name) => hsm::PinSource::Credential(name),
             Self::Prompt(_) => hsm::PinSource::Prompt,
             Self::Shares(count) => hsm::PinSource::Shares(count),
