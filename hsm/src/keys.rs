@@ -276,8 +276,8 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
                 | RvError::TemplateInconsistent
                 | RvError::TemplateIncomplete
                 | RvError::ArgumentsBad,
-                function,
-            )) if matches!(function, cryptoki::context::Function::GenerateKeyPair) => {
+                cryptoki::context::Function::GenerateKeyPair,
+            )) => {
                 Failure::ours("C_GenerateKeyPair", "the token takes no template of ours", FailureClass::Refused)
             }
             Err(error @ Cryptoki::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _)) => {
