@@ -112,6 +112,7 @@ impl Worker {
             && seat.held.contains_key(key)
             && let Err(Trouble::Answer(missing @ HsmError::KeyMissing { .. })) = keys::pair(&seat.session, key)
             && self.link.present().is_ok()
+            && self.link.same_login(seat.epoch).is_ok()
         {
             return Err(missing.into());
         }
@@ -152,9 +153,13 @@ impl Worker {
             empty => empty.insert(Seat { epoch, session: self.link.session()?, held: HashMap::new() }),
         };
         let result = seat.serve(work, &self.link, took);
-        // "No such key" from a token that is gone would be a lie.
-        if matches!(result, Ok(Answer::Done) | Err(Trouble::Answer(HsmError::KeyMissing { .. }))) {
+        // "No such key" from a token that is gone, or from a session without a login, would be a lie.
+        let is_absence = matches!(result, Ok(Answer::Keys(_)) | Err(Trouble::Answer(HsmError::KeyMissing { .. })));
+        if is_absence || matches!(result, Ok(Answer::Done)) {
             self.link.present()?;
+        }
+        if is_absence {
+            self.link.same_login(epoch)?;
         }
         result
     }
