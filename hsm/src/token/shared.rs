@@ -212,6 +212,11 @@ impl Shared {
                 tracing::error!(token = self.name(unit), %key, "the token's signature is wrong; it is withheld");
                 Err(HsmError::WrongSignature)
             }
+            (Task::Sign { key, .. }, Err(error @ HsmError::MalformedSignature { .. })) => {
+                count(&self.counters(unit).wrong_signatures);
+                tracing::error!(token = self.name(unit), %key, %error, "it is withheld");
+                Err(error)
+            }
             (Task::Sign { .. }, Ok(_)) => Err(HsmError::Process("an answer of the wrong kind".to_owned())),
             (_, other) => other,
         }
