@@ -30,6 +30,8 @@ pub(super) struct Worker {
 /// A session with the handles that were found through it, good for one login.
 struct Seat {
     epoch: u64,
+    /// Doubts that there had been when the first handle was found.
+    doubts: u64,
     session: Session,
     held: HashMap<KeyId, Held>,
 }
@@ -148,10 +150,15 @@ impl Worker {
         if self.seat.as_ref().is_some_and(|seat| seat.epoch != epoch) {
             self.drop_seat();
         }
+        let doubts = self.mailbox.doubts();
         let seat = match &mut self.seat {
             Some(seat) => seat,
-            empty => empty.insert(Seat { epoch, session: self.link.session()?, held: HashMap::new() }),
+            empty => empty.insert(Seat { epoch, doubts, session: self.link.session()?, held: HashMap::new() }),
         };
+        if seat.doubts != doubts {
+            seat.doubts = doubts;
+            seat.held.clear();
+        }
         let result = seat.serve(work, &self.link, took);
         // "No such key" from a token that is gone, or from a session without a login, would be a lie.
         let is_absence = matches!(result, Ok(Answer::Keys(_)) | Err(Trouble::Answer(HsmError::KeyMissing { .. })));
