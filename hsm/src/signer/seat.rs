@@ -25,6 +25,8 @@ pub(super) struct Worker {
     link: Arc<Link>,
     mailbox: Arc<Mailbox>,
     seat: Option<Seat>,
+    /// Why there is no login any more. Whoever may not log in ends: the service waits between attempts, and says so.
+    shut_out: Option<HsmError>,
 }
 
 /// A session with the handles that were found through it, good for one login.
@@ -44,7 +46,7 @@ struct Held {
 
 impl Worker {
     pub fn new(link: Arc<Link>, mailbox: Arc<Mailbox>) -> Self {
-        Self { link, mailbox, seat: None }
+        Self { link, mailbox, seat: None, shut_out: None }
     }
 
     pub fn mailbox(&self) -> Arc<Mailbox> {
@@ -68,6 +70,9 @@ impl Worker {
             self.mailbox.answer(&FromSigner::Answer { id, result, took });
             if let Some(failure) = end {
                 return Err(failure.into());
+            }
+            if let Some(error) = self.shut_out {
+                return Err(error.into());
             }
         }
         Ok(())
@@ -125,8 +130,11 @@ impl Worker {
         match class {
             FailureClass::LoginAgain => {
                 let seen = self.seat.as_ref().map_or_else(|| self.link.epoch(), |seat| seat.epoch);
-                self.link.login_again(seen)?;
+                let result = self.link.login_again(seen);
                 self.drop_seat();
+                if let Err(trouble) = result {
+                    return Err(self.shut_out(trouble));
+                }
             }
             FailureClass::KeyMissing => {
                 if let Some(seat) = &mut self.seat {
@@ -136,6 +144,17 @@ impl Worker {
             _ => self.drop_seat(),
         }
         Ok(())
+    }
+
+    /// A request that finds no login may come again; its token is the one that something stands against.
+    fn shut_out(&mut self, trouble: Trouble) -> Trouble {
+        if matches!(&trouble, Trouble::Call(failure) if failure.class().is_transient()) {
+            return trouble;
+        }
+        let error = HsmError::from(trouble);
+        let failure = Failure::ours("C_Login", &error.to_string(), FailureClass::LoginAgain);
+        self.shut_out = Some(error);
+        failure.into()
     }
 
     /// The link's anchor keeps the login, so closing this one changes nothing else. One that is gone already is fine.
