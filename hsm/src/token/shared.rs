@@ -148,6 +148,7 @@ impl Shared {
                     && let Some(line) = pool.lines.get_mut(&line)
                 {
                     line.measured(took);
+                    line.useful |= line.serving;
                 }
                 flights.push((flight, result, took));
             }
