@@ -101,8 +101,17 @@ impl Worker {
             }
             attempt += 1;
             self.mailbox.send(&FromSigner::Recovered(failure.to_string()));
-            self.mend(class)?;
+            match self.mend(class) {
+                // What befell the request may befall its cure: once more from the beginning, with what is left.
+                Err(Trouble::Call(failure)) if self.may_go_on(&failure, attempt) => self.drop_seat(),
+                other => other?,
+            }
         }
+    }
+
+    fn may_go_on(&self, failure: &Failure, attempt: u32) -> bool {
+        let class = failure.class();
+        class.is_transient() && !class.needs_new_process() && self.shut_out.is_none() && attempt < ATTEMPTS
     }
 
     /// Some modules answer CKR_GENERAL_ERROR where the standard has a code that tells more.
