@@ -188,6 +188,9 @@ pub(crate) fn list(session: &Session) -> Result<Vec<TokenKey>, Trouble> {
             Err(trouble) => return Err(trouble),
         }
     }
+    if logged_out(session)? {
+        return Err(Failure::ours("C_FindObjects", "not logged in", FailureClass::LoginAgain).into());
+    }
     keys.sort_by_key(|key| key.id);
     Ok(keys)
 }
