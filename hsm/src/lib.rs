@@ -14,6 +14,7 @@
 //! Nothing outside this crate knows a `CKR_*` code or a handle.
 
 mod ckr;
+mod epoch;
 mod error;
 pub mod keeper;
 mod keys;

@@ -211,3 +211,36 @@ fn a_token_that_leaves_it_open_is_measured() {
         sign(&token, &public).unwrap();
     });
 }
+
+#[test]
+fn a_token_put_back_from_a_backup_is_refused() {
+    softhsm::test::in_child("a_token_put_back_from_a_backup_is_refused", || {
+        let identity = open().enroll(0, id(9)).unwrap();
+        let dir = softhsm::test::token().dir;
+        let service = || {
+            let config = TokensConfig { known: vec![identity.clone()], state_dir: Some(dir.clone()), ..config() };
+            Token::open(TokensConfig { serves: true, ..config }).unwrap()
+        };
+        let started = || {
+            let token = service();
+            sign(&token, &key(&token)).unwrap();
+        };
+        started();
+        let copy = |from: &str, to: &str| {
+            let status = std::process::Command::new("cp").arg("-a").arg(dir.join(from)).arg(dir.join(to)).status();
+            assert!(status.unwrap().success());
+        };
+        copy("tokens", "backup");
+        started();
+        // The present token is fine as often as one likes, the older copy is not.
+        started();
+        fs::rename(dir.join("tokens"), dir.join("present")).unwrap();
+        copy("backup", "tokens");
+        let config = TokensConfig { known: vec![identity.clone()], state_dir: Some(dir.clone()), ..config() };
+        let refused = Token::open(config).unwrap_err();
+        assert!(matches!(&refused, HsmError::WrongToken { reason, .. } if reason.contains("backup")), "{refused}");
+        fs::remove_dir_all(dir.join("tokens")).unwrap();
+        fs::rename(dir.join("present"), dir.join("tokens")).unwrap();
+        started();
+    });
+}

@@ -1,5 +1,6 @@
 //! Tokens in use, as the service sees them.
 
+mod age;
 mod config;
 mod initialise;
 mod job;
