@@ -7,7 +7,7 @@ use ca_core::key::KeyAlgorithm;
 use hsm::{HsmError, Token, TokenConfig, TokenState, TokensConfig};
 use std::fs;
 use std::time::{Duration, Instant};
-use support::{config, id, key, kill_signers, one, open, pkcs11_tool, request, sign, signing, with};
+use support::{config, id, key, kill_keeper, kill_signers, one, open, pkcs11_tool, request, sign, signing, with};
 
 /// Asks until it is done; every refusal must say that it is worth asking again.
 fn comes_back(within: Duration, mut ask: impl FnMut() -> Result<(), HsmError>) -> Duration {
@@ -62,6 +62,18 @@ fn a_killed_signer_is_replaced_and_nobody_notices() {
             assert_eq!(token.statistics().crashes, n);
         }
         assert_eq!(token.statistics().logins, 6);
+    });
+}
+
+#[test]
+fn a_killed_keeper_is_replaced() {
+    softhsm::test::in_child("a_killed_keeper_is_replaced", || {
+        let token = open();
+        let public = key(&token);
+        for _ in 0..3 {
+            kill_keeper();
+            comes_back(Duration::from_secs(5), || sign(&token, &public));
+        }
     });
 }
 

@@ -9,7 +9,7 @@ use super::outbox::Outbox;
 use super::pool::{Line, TokenState};
 use super::shared::{Shared, SharedRef};
 use super::statistics::count;
-use crate::keeper::{Ask, Keeper};
+use crate::keeper::{Ask, Keeper, Spec};
 use crate::mechanism::Capabilities;
 use crate::wire::{self, Facts, ToSigner};
 use crate::{Failure, FailureClass, HsmError};
@@ -186,21 +186,40 @@ impl Supervisor {
         let sessions = ward.sessions;
         ward.last = None;
         let token = u32::try_from(unit).unwrap_or(u32::MAX);
-        let begun = self.keeper.spawn(&Ask::Start { token, sessions }).and_then(|(line, stream)| {
-            let failed = |e: std::io::Error| HsmError::Process(e.to_string());
-            let reader = stream.try_clone().map_err(failed)?;
-            self.shared.pool().lines.insert(line, Line::new(unit, Outbox::new(stream), sessions));
-            let shared = self.shared.clone();
-            let listener = move || shared.listen(line, unit, reader);
-            thread::Builder::new().name(format!("hsm-reader-{line}")).spawn(listener).map_err(failed)?;
-            Ok(line)
-        });
+        let keeper = self.keeper_again();
+        let begun =
+            keeper.and_then(|()| self.keeper.spawn(&Ask::Start { token, sessions })).and_then(|(line, stream)| {
+                let failed = |e: std::io::Error| HsmError::Process(e.to_string());
+                let reader = stream.try_clone().map_err(failed)?;
+                self.shared.pool().lines.insert(line, Line::new(unit, Outbox::new(stream), sessions));
+                let shared = self.shared.clone();
+                let listener = move || shared.listen(line, unit, reader);
+                thread::Builder::new().name(format!("hsm-reader-{line}")).spawn(listener).map_err(failed)?;
+                Ok(line)
+            });
         count(&self.shared.counters(unit).starts);
         match begun {
             // Until it is heard from, no other is started.
             Ok(line) => tracing::debug!(token = self.shared.name(unit), line, "a signer starts"),
             Err(error) => self.failed(unit, error),
         }
+    }
+
+    /// A keeper that is gone is replaced, unless only a person could give it its PINs again.
+    fn keeper_again(&mut self) -> Result<(), HsmError> {
+        if !self.keeper.is_gone() {
+            return Ok(());
+        }
+        let config = &self.shared.config;
+        if !config.tokens.iter().all(|token| token.pin.is_lasting()) {
+            let what = "the process that had the PINs has ended; start the service again and give them";
+            return Err(HsmError::Process(what.to_owned()));
+        }
+        tracing::error!("the keeper process has ended by itself; another one is started");
+        let keeper = Keeper::start(&config.program)?;
+        keeper.tokens(config.tokens.iter().map(Spec::from).collect())?;
+        self.keeper = keeper;
+        Ok(())
     }
 
     fn ready(&mut self, line: u64, facts: Facts) {
