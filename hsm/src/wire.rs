@@ -143,7 +143,8 @@ impl WireRequest {
     }
 }
 
-const KEYS: [KeyAlgorithm; 4] =
+/// Key algorithms without a size of their own; RSA comes beside.
+pub(crate) const KEYS: [KeyAlgorithm; 4] =
     [KeyAlgorithm::EcP256, KeyAlgorithm::EcP384, KeyAlgorithm::EcP521, KeyAlgorithm::Ed25519];
 
 fn key_code(algorithm: KeyAlgorithm) -> u32 {
