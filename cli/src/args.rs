@@ -1,7 +1,8 @@
 //! The command tree.
 
 use crate::{
-    ceremony, device, enroll, issuer, journal, list, principal, profile, revoke, runtime, service, show, status, token,
+    ceremony, device, enroll, hsm, issuer, journal, list, principal, profile, revoke, runtime, service, show, status,
+    token,
 };
 use clap::{Parser, Subcommand};
 
@@ -78,6 +79,9 @@ pub enum Command {
     /// Verify, show or index the journal on the server's own machine
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// The token: check it, show it, unlock its PIN, accept another in its place
+    #[command(subcommand)]
+    Hsm(hsm::HsmCommand),
     /// A process beside the service: starts signers, or holds the PKCS#11 module. Started by the service alone
     #[command(
         hide = true,
@@ -119,6 +123,7 @@ impl Command {
             Self::Enroll(args) => runtime::client(enroll::run(*args)),
             Self::Device(command) => runtime::client(device::run(command)),
             Self::Journal(command) => journal::run(command),
+            Self::Hsm(command) => hsm::run(command),
             Self::Signer { role } => service::signer::run(role),
             Self::Ceremony(command) => ceremony::run(command),
         }
@@ -195,6 +200,11 @@ mod tests {
             "sealwright journal verify --dir d",
             "sealwright journal show --dir d --from 7 --all --output json",
             "sealwright journal rebuild --dir d",
+            "sealwright hsm check --uri pkcs11:token=t --module /m.so --pin-file p --environment A=b --environment C=d",
+            "sealwright hsm check --config c --fast --seconds 5 --deadline 30s --output json",
+            "sealwright hsm status --config c --output json",
+            "sealwright hsm unlock",
+            "sealwright hsm accept --why restored --by anna --yes",
             "sealwright ceremony split-pin --threshold 2 --shares 3 --out-dir d --pin-file p",
             "sealwright ceremony split-pin --threshold 2 --shares 3 --print",
             "sealwright ceremony combine-check --share-file a --share-file b",
@@ -222,6 +232,14 @@ mod tests {
             ("sealwright principal create Line/3 --role station --out-dir d", ErrorKind::ValueValidation),
             ("sealwright principal create x --role device --out-dir d", ErrorKind::InvalidValue),
             ("sealwright enroll --csr a", ErrorKind::MissingRequiredArgument),
+            ("sealwright hsm check --uri pkcs11:token=t --module /m.so", ErrorKind::MissingRequiredArgument),
+            (
+                "sealwright hsm check --uri pkcs11:token=t;pin-value=1 --module m --pin-file p",
+                ErrorKind::ValueValidation,
+            ),
+            ("sealwright hsm check --pin-file p", ErrorKind::MissingRequiredArgument),
+            ("sealwright hsm check --seconds 0", ErrorKind::ValueValidation),
+            ("sealwright hsm accept", ErrorKind::MissingRequiredArgument),
             ("sealwright ceremony split-pin --threshold 2 --shares 3", ErrorKind::MissingRequiredArgument),
             ("sealwright ceremony split-pin --threshold 1 --shares 3 --print", ErrorKind::ValueValidation),
             ("sealwright ceremony split-pin --pin 1234 --threshold 2 --shares 3 --print", ErrorKind::UnknownArgument),

@@ -120,7 +120,11 @@ impl Bench<'_> {
         let usual = algorithm.signature_algorithm();
         let able = subject.signature_algorithms();
         if !able.contains(&usual) {
-            self.note(algorithm, format!("{usual:?}"), Verdict::Missing("the token has no mechanism for it".into()));
+            self.note(
+                algorithm,
+                format!("signs {usual:?}"),
+                Verdict::Missing("the token has no mechanism for it".into()),
+            );
         }
         let mut working = None;
         for signature in able {
@@ -135,7 +139,7 @@ impl Bench<'_> {
                 }
                 Err(error) => failed(&error, cure(&error)),
             };
-            self.note(algorithm, format!("{signature:?}"), verdict);
+            self.note(algorithm, format!("signs {signature:?}"), verdict);
         }
         let Some(signature) = working else {
             self.note(algorithm, "signature", failed("the key signs in no way that is known here", super::ALGORITHM));
