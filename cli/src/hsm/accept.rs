@@ -26,15 +26,31 @@ pub struct AcceptArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Why the token is another than before; recorded
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", value_parser = parse_why)]
     why: String,
     /// Who accepts it; recorded. Otherwise the name of the user
-    #[arg(long, value_name = "NAME", env = "USER", default_value = "operator", hide_env = true)]
+    #[arg(long, value_name = "NAME", env = "USER", default_value = "operator", hide_env = true, value_parser = parse_by)]
     by: String,
     #[command(flatten)]
     confirmation: ConfirmationArgs,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// The journal's limits, asked for before a key is made.
+fn parse_why(text: &str) -> Result<String, String> {
+    given(text, 1000)
+}
+
+fn parse_by(text: &str) -> Result<String, String> {
+    given(text, 256)
+}
+
+fn given(text: &str, most: usize) -> Result<String, String> {
+    if text.trim().is_empty() || text.len() > most {
+        return Err(format!("must have 1 to {most} octets"));
+    }
+    Ok(text.to_owned())
 }
 
 /// A token that is not as the journal knows it.
@@ -110,7 +126,9 @@ async fn accept(config: Config, store: Store, strangers: &[Stranger], args: &Acc
             "key_id": identity.key.to_string(), "reason": stranger.reason,
         });
         let acceptance = Acceptance { by: args.by.clone(), why: args.why.clone() };
-        token_identity::record(&ca, identity, stranger.manufacturer.clone(), Some(acceptance)).await?;
+        token_identity::record(&ca, identity, stranger.manufacturer.clone(), Some(acceptance)).await.with_context(
+            || format!("key {key} was made in the token and is not recorded; destroy it, and try again"),
+        )?;
         accepted.push(entry);
     }
     let store = ca.store.clone();
