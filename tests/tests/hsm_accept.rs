@@ -22,7 +22,7 @@ async fn a_token_without_its_identity_is_refused_until_it_is_accepted() -> Resul
     // Nobody is there to be asked.
     ca.verb(&["hsm", "accept", "--why", why])?
         .must_say(Some(2), &["Add --yes if you are sure; nothing was changed"])?;
-    for (option, text) in [("--why", " ".to_owned()), ("--why", "x".repeat(1001)), ("--by", "x".repeat(257))] {
+    for (option, text) in [("--why", " ".to_owned()), ("--why", "x".repeat(1001)), ("--by", "x".repeat(201))] {
         let words = ["hsm", "accept", "--why", why, "--yes", option, &text];
         let without: Vec<&str> = if option == "--why" { [&words[..2], &words[4..]].concat() } else { words.to_vec() };
         ca.verb(&without)?.must_say(Some(2), &[option])?;

@@ -43,7 +43,7 @@ fn parse_why(text: &str) -> Result<String, String> {
 }
 
 fn parse_by(text: &str) -> Result<String, String> {
-    given(text, 256)
+    given(text, 200)
 }
 
 fn given(text: &str, most: usize) -> Result<String, String> {

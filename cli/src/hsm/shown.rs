@@ -4,7 +4,6 @@ use crate::terminal::clean;
 use hsm::check::{Finding, Report, TokenReport, Verdict};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::time::Duration;
 
 /// The whole report.
@@ -53,44 +52,37 @@ fn finding(finding: &Finding) -> Value {
 
 /// One token: what it is, a line for each algorithm, whatever is missing or failed, and the speed.
 pub fn human(report: &TokenReport) -> String {
-    let mut out = String::new();
-    let mut line = |text: String| {
-        out.push_str(&clean(&text));
-        out.push('\n');
-    };
-    line(format!("Token {}", report.name));
+    let mut lines = vec![format!("Token {}", report.name)];
     for subject in subjects(report) {
-        let of_it: Vec<_> = report.findings.iter().filter(|f| f.subject == subject).collect();
-        let ok = of_it.iter().filter(|f| matches!(f.verdict, Verdict::Ok(_)));
-        if subject == "token" {
-            ok.for_each(|f| {
-                if let Verdict::Ok(text) = &f.verdict {
-                    line(format!("  ok       {}: {text}", f.check));
-                }
-            });
-        } else {
-            let ok: Vec<&Finding> = ok.copied().collect();
-            if !ok.is_empty() {
-                line(format!("  ok       {subject}: {}", summary(report, subject, &ok)));
-            }
-        }
-        for finding in of_it {
-            match &finding.verdict {
-                Verdict::Ok(_) => {}
-                Verdict::Missing(text) => line(format!("  missing  {subject}: {}: {text}", finding.check)),
-                Verdict::Failed { what, cure } => {
-                    line(format!("  FAILED   {subject}: {}: {what}. Cure: {cure}", finding.check));
-                }
-            }
-        }
+        lines.extend(of_subject(report, subject));
     }
     let relevant = relevant_mechanisms(report);
     if !relevant.is_empty() {
-        line(format!("  Mechanisms for what Sealwright signs: {}", relevant.join(", ")));
+        lines.push(format!("  Mechanisms for what Sealwright signs: {}", relevant.join(", ")));
     }
-    drop(line);
-    out.push_str(&shapes(report));
-    out
+    lines.extend(shapes(report));
+    lines.iter().map(|line| clean(line) + "\n").collect()
+}
+
+/// What is good in a line, for the token itself in one each; then the rest.
+fn of_subject(report: &TokenReport, subject: &str) -> Vec<String> {
+    let of_it = || report.findings.iter().filter(|f| f.subject == subject);
+    let ok: Vec<_> = of_it().filter(|f| matches!(f.verdict, Verdict::Ok(_))).collect();
+    let mut lines = Vec::new();
+    if subject != "token" && !ok.is_empty() {
+        lines.push(format!("  ok       {subject}: {}", summary(report, subject, &ok)));
+    }
+    for Finding { check, verdict, .. } in of_it() {
+        match verdict {
+            Verdict::Ok(text) if subject == "token" => lines.push(format!("  ok       {check}: {text}")),
+            Verdict::Ok(_) => {}
+            Verdict::Missing(text) => lines.push(format!("  missing  {subject}: {check}: {text}")),
+            Verdict::Failed { what, cure } => {
+                lines.push(format!("  FAILED   {subject}: {check}: {what}. Cure: {cure}"));
+            }
+        }
+    }
+    lines
 }
 
 fn subjects(report: &TokenReport) -> Vec<&str> {
@@ -120,25 +112,18 @@ fn relevant_mechanisms(report: &TokenReport) -> Vec<String> {
     found.filter(|m| wanted(&m.name)).map(|m| m.name.clone()).collect()
 }
 
-fn shapes(report: &TokenReport) -> String {
-    let mut out = String::new();
+fn shapes(report: &TokenReport) -> Vec<String> {
     if report.shapes.is_empty() {
-        return out;
+        return Vec::new();
     }
-    out.push_str("  Signatures a second with a full queue\n");
+    let mut lines = vec!["  Signatures a second with a full queue".to_owned()];
     for shape in &report.shapes {
-        let what = match &shape.problem {
-            Some(problem) => clean(problem),
-            None => format!("{:.0}", shape.per_second),
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "    workers {:2}, sessions {:2}: {what}", shape.workers, shape.sessions);
+        let rate = || format!("{:.0}", shape.per_second);
+        let what = shape.problem.clone().unwrap_or_else(rate);
+        lines.push(format!("    workers {:2}, sessions {:2}: {what}", shape.workers, shape.sessions));
     }
     if let Some((workers, sessions)) = report.best {
-        let _ = writeln!(
-            out,
-            "  Best in [token]: workers = {workers}, sessions = {sessions} (measured at the start, where neither is set)"
-        );
+        lines.push(format!("  Best in [token]: workers = {workers}, sessions = {sessions}"));
     }
-    out
+    lines
 }

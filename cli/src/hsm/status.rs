@@ -41,8 +41,8 @@ pub fn run(args: &StatusArgs) -> Result<()> {
     let is = |token: &Value, key: &str, text: &str| token.get(key).and_then(Value::as_str) == Some(text);
     let silent = tokens.iter().filter(|t| !is(t, "state", "signs")).count();
     let strange = tokens.iter().filter(|t| is(t, "identity", "unknown")).count();
-    let human = || tokens.iter().map(|token| human(token)).collect::<Vec<_>>().join("\n");
-    args.output.result(|| json!({ "journal": journal, "tokens": tokens }), human)?;
+    let as_text = || tokens.iter().map(human).collect::<Vec<_>>().join("\n");
+    args.output.result(|| json!({ "journal": journal, "tokens": tokens }), as_text)?;
     ensure!(silent == 0, "{silent} of {} tokens do not sign", tokens.len());
     ensure!(strange == 0, "the journal does not know {strange} of {} tokens", tokens.len());
     Ok(())
