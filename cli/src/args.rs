@@ -1,8 +1,8 @@
 //! The command tree.
 
 use crate::{
-    ceremony, device, enroll, issuer, journal, key, list, principal, profile, revoke, runtime, service, show, status,
-    token,
+    ceremony, device, enroll, hsm, issuer, journal, key, list, principal, profile, revoke, runtime, service, show,
+    status, token,
 };
 use clap::{Parser, Subcommand};
 
@@ -79,6 +79,9 @@ pub enum Command {
     /// Verify, show or index the journal on the server's own machine
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// The token: check it, show it, unlock its PIN, accept another in its place
+    #[command(subcommand)]
+    Hsm(hsm::HsmCommand),
     /// A process beside the service: starts signers, or holds the PKCS#11 module. Started by the service alone
     #[command(
         hide = true,
@@ -123,6 +126,7 @@ impl Command {
             Self::Enroll(args) => runtime::client(enroll::run(*args)),
             Self::Device(command) => runtime::client(device::run(command)),
             Self::Journal(command) => journal::run(command),
+            Self::Hsm(command) => hsm::run(command),
             Self::Signer { role } => service::signer::run(role),
             Self::Key(command) => key::run(command),
             Self::Ceremony(command) => ceremony::run(command),
@@ -206,6 +210,11 @@ mod tests {
             "sealwright key attest 000102030405060708090a0b0c0d0e0f --nonce 0011223344556677 --out f",
             "sealwright key attest --verify f --nonce 0011223344556677 --certificate c",
             "sealwright key retire 000102030405060708090a0b0c0d0e0f --why w --destroy --label l --yes",
+            "sealwright hsm check --uri pkcs11:token=t --module /m.so --pin-file p --environment A=b --environment C=d",
+            "sealwright hsm check --config c --fast --seconds 5 --deadline 30s --output json",
+            "sealwright hsm status --config c --output json",
+            "sealwright hsm unlock",
+            "sealwright hsm accept --why restored --by anna --yes",
             "sealwright ceremony split-pin --threshold 2 --shares 3 --out-dir d --pin-file p",
             "sealwright ceremony split-pin --threshold 2 --shares 3 --print",
             "sealwright ceremony root --script s --issuing-csr a --issuing-csr b --out-dir d --answers x",
@@ -246,6 +255,14 @@ mod tests {
                 ErrorKind::MissingRequiredArgument,
             ),
             ("sealwright ceremony root --script s", ErrorKind::MissingRequiredArgument),
+            ("sealwright hsm check --uri pkcs11:token=t --module /m.so", ErrorKind::MissingRequiredArgument),
+            (
+                "sealwright hsm check --uri pkcs11:token=t;pin-value=1 --module m --pin-file p",
+                ErrorKind::ValueValidation,
+            ),
+            ("sealwright hsm check --pin-file p", ErrorKind::MissingRequiredArgument),
+            ("sealwright hsm check --seconds 0", ErrorKind::ValueValidation),
+            ("sealwright hsm accept", ErrorKind::MissingRequiredArgument),
             ("sealwright ceremony split-pin --threshold 2 --shares 3", ErrorKind::MissingRequiredArgument),
             ("sealwright ceremony split-pin --threshold 1 --shares 3 --print", ErrorKind::ValueValidation),
             ("sealwright ceremony split-pin --pin 1234 --threshold 2 --shares 3 --print", ErrorKind::UnknownArgument),

@@ -8,6 +8,7 @@ mod device;
 mod enroll;
 mod error;
 mod files;
+mod hsm;
 mod idempotency;
 mod identity;
 mod issuer;

@@ -13,6 +13,7 @@
 //!
 //! Nothing outside this crate knows a `CKR_*` code or a handle.
 
+pub mod check;
 mod ckr;
 mod epoch;
 mod error;

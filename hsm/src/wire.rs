@@ -148,8 +148,8 @@ impl WireRequest {
     }
 }
 
-/// Those without a size.
-const KEYS: [KeyAlgorithm; 7] = [
+/// Key algorithms without a size of their own; RSA comes beside.
+pub(crate) const KEYS: [KeyAlgorithm; 7] = [
     KeyAlgorithm::EcP256,
     KeyAlgorithm::EcP384,
     KeyAlgorithm::EcP521,

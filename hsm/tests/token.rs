@@ -1,6 +1,7 @@
 //! Keys and signatures on a real token.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+#[macro_use]
 mod support;
 
 use ca_core::key::{KeyAlgorithm, SignatureAlgorithm};
@@ -18,40 +19,37 @@ const ALL: [KeyAlgorithm; 6] = [
     KeyAlgorithm::Rsa(3072),
 ];
 
-#[test]
-fn every_algorithm_generates_signs_and_verifies() {
-    softhsm::test::in_child("every_algorithm_generates_signs_and_verifies", || {
-        let token = open();
-        for (n, algorithm) in (1u8..).zip(ALL) {
-            let key = token.generate(&request(n, algorithm)).unwrap();
-            assert_eq!(key.public_key.algorithm(), algorithm);
-            assert_eq!(token.find(&id(n)).unwrap(), key);
-            token.prove(&id(n), &key.public_key).unwrap();
-            for signature_algorithm in token.info().algorithms {
-                let message = b"to be signed".to_vec();
-                let asked = SignRequest {
-                    key: id(n),
-                    public_key: key.public_key.clone(),
-                    algorithm: signature_algorithm,
-                    message: message.clone(),
-                };
-                match token.sign(asked) {
-                    Ok(signature) => {
-                        key.public_key.verify(signature_algorithm, &message, &signature).unwrap();
-                        assert!(key.public_key.verify(signature_algorithm, b"another", &signature).is_err());
-                    }
-                    Err(error) => {
-                        assert!(matches!(error, HsmError::AlgorithmMismatch { .. }), "{error}");
-                        assert_ne!(signature_algorithm, algorithm.signature_algorithm());
-                    }
+on_both_tokens!(every_algorithm_generates_signs_and_verifies, {
+    let token = open();
+    for (n, algorithm) in (1u8..).zip(ALL) {
+        let key = token.generate(&request(n, algorithm)).unwrap();
+        assert_eq!(key.public_key.algorithm(), algorithm);
+        assert_eq!(token.find(&id(n)).unwrap(), key);
+        token.prove(&id(n), &key.public_key).unwrap();
+        for signature_algorithm in token.info().algorithms {
+            let message = b"to be signed".to_vec();
+            let asked = SignRequest {
+                key: id(n),
+                public_key: key.public_key.clone(),
+                algorithm: signature_algorithm,
+                message: message.clone(),
+            };
+            match token.sign(asked) {
+                Ok(signature) => {
+                    key.public_key.verify(signature_algorithm, &message, &signature).unwrap();
+                    assert!(key.public_key.verify(signature_algorithm, b"another", &signature).is_err());
+                }
+                Err(error) => {
+                    assert!(matches!(error, HsmError::AlgorithmMismatch { .. }), "{error}");
+                    assert_ne!(signature_algorithm, algorithm.signature_algorithm());
                 }
             }
         }
-        assert_eq!(token.list().unwrap().len(), ALL.len());
-        // 3 kinds of EC key with 3 digests, 2 of RSA with 3 in two paddings, Ed25519, and one proof each.
-        assert_eq!(token.statistics().signatures, 9 + 12 + 1 + 6);
-    });
-}
+    }
+    assert_eq!(token.list().unwrap().len(), ALL.len());
+    // 3 kinds of EC key with 3 digests, 2 of RSA with 3 in two paddings, Ed25519, and one proof each.
+    assert_eq!(token.statistics().signatures, 9 + 12 + 1 + 6);
+});
 
 #[test]
 fn short_ecdsa_integers_verify() {
@@ -72,73 +70,61 @@ fn short_ecdsa_integers_verify() {
     });
 }
 
-#[test]
-fn a_new_key_cannot_leave_the_token() {
-    softhsm::test::in_child("a_new_key_cannot_leave_the_token", || {
-        let token = open();
-        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap();
-        let found = key.attributes;
-        assert_eq!(found.flaw(), None);
-        assert!(found.sensitive && found.always_sensitive && found.never_extractable && found.local);
-        assert!(!found.extractable && !found.modifiable && !found.copyable && !found.other_use);
-        // A foreign tool's view of the same key.
-        let seen = pkcs11_tool(&["--list-objects", "--type", "privkey"]);
-        assert!(seen.contains("sensitive, always sensitive, never extractable, local"), "{seen}");
-        let usage = seen.lines().find(|l| l.trim_start().starts_with("Usage:")).unwrap();
-        assert_eq!(usage.split_once(':').unwrap().1.trim(), "sign");
-    });
-}
+on_both_tokens!(a_new_key_cannot_leave_the_token, {
+    let token = open();
+    let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap();
+    let found = key.attributes;
+    assert_eq!(found.flaw(), None);
+    assert!(found.sensitive && found.always_sensitive && found.never_extractable && found.local);
+    assert!(!found.extractable && !found.modifiable && !found.copyable && !found.other_use);
+    // A foreign tool's view of the same key.
+    let seen = pkcs11_tool(&["--list-objects", "--type", "privkey"]);
+    assert!(seen.contains("sensitive, always sensitive, never extractable, local"), "{seen}");
+    let usage = seen.lines().find(|l| l.trim_start().starts_with("Usage:")).unwrap();
+    assert_eq!(usage.split_once(':').unwrap().1.trim(), "sign");
+});
 
-#[test]
-fn a_key_from_outside_does_not_sign() {
-    softhsm::test::in_child("a_key_from_outside_does_not_sign", || {
-        let token = open();
-        // Made by another tool as extractable: present, described, and refused.
-        pkcs11_tool(&["--keypairgen", "--key-type", "EC:prime256v1", "--id", &id(7).to_string(), "--extractable"]);
-        let key = token.find(&id(7)).unwrap();
-        assert!(key.attributes.extractable);
-        let refused = token.sign(signing(7, &key.public_key)).unwrap_err();
-        assert!(matches!(refused, HsmError::KeyUnsuitable { .. }), "{refused}");
-    });
-}
+on_both_tokens!(a_key_from_outside_does_not_sign, {
+    let token = open();
+    // Made by another tool as extractable: present, described, and refused.
+    pkcs11_tool(&["--keypairgen", "--key-type", "EC:prime256v1", "--id", &id(7).to_string(), "--extractable"]);
+    let key = token.find(&id(7)).unwrap();
+    assert!(key.attributes.extractable);
+    let refused = token.sign(signing(7, &key.public_key)).unwrap_err();
+    assert!(matches!(refused, HsmError::KeyUnsuitable { .. }), "{refused}");
+});
 
-#[test]
-fn an_id_or_label_is_given_once() {
-    softhsm::test::in_child("an_id_or_label_is_given_once", || {
-        let token = open();
-        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
-        let same_id = KeyRequest { label: "other".into(), ..request(1, KeyAlgorithm::EcP256) };
-        let same_label = KeyRequest { id: id(2), ..request(1, KeyAlgorithm::EcP256) };
-        for twice in [same_id, same_label] {
-            assert!(matches!(token.generate(&twice), Err(HsmError::KeyExists { .. })));
-        }
-        assert_eq!(token.list().unwrap().len(), 1);
-        // PKCS#11 itself allows it: somebody else makes a second pair with the id.
-        pkcs11_tool(&["--keypairgen", "--key-type", "EC:prime256v1", "--id", &id(1).to_string(), "--label", "twin"]);
-        let ambiguous = HsmError::KeyAmbiguous { id: id(1), private: 2, public: 2 };
-        assert_eq!(token.find(&id(1)).unwrap_err(), ambiguous);
-        assert_eq!(token.list().unwrap_err(), ambiguous);
-        assert_eq!(token.sign(signing(1, &key)).unwrap_err(), ambiguous);
-    });
-}
+on_both_tokens!(an_id_or_label_is_given_once, {
+    let token = open();
+    let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
+    let same_id = KeyRequest { label: "other".into(), ..request(1, KeyAlgorithm::EcP256) };
+    let same_label = KeyRequest { id: id(2), ..request(1, KeyAlgorithm::EcP256) };
+    for twice in [same_id, same_label] {
+        assert!(matches!(token.generate(&twice), Err(HsmError::KeyExists { .. })));
+    }
+    assert_eq!(token.list().unwrap().len(), 1);
+    // PKCS#11 itself allows it: somebody else makes a second pair with the id.
+    pkcs11_tool(&["--keypairgen", "--key-type", "EC:prime256v1", "--id", &id(1).to_string(), "--label", "twin"]);
+    let ambiguous = HsmError::KeyAmbiguous { id: id(1), private: 2, public: 2 };
+    assert_eq!(token.find(&id(1)).unwrap_err(), ambiguous);
+    assert_eq!(token.list().unwrap_err(), ambiguous);
+    assert_eq!(token.sign(signing(1, &key)).unwrap_err(), ambiguous);
+});
 
-#[test]
-fn a_wrong_pin_is_tried_once() {
-    softhsm::test::in_child("a_wrong_pin_is_tried_once", || {
-        let state_dir = Some(softhsm::test::token().dir);
-        let wrong = TokenConfig { workers: Some(3), pin: pin_file("wrong", "wrong-9999"), ..one() };
-        let wrong = Token::open(TokensConfig { state_dir: state_dir.clone(), ..with(wrong) }).unwrap_err();
-        assert_eq!(wrong, HsmError::PinWrong);
-        assert!(!wrong.is_retryable());
-        // SoftHSM never locks and would take the right PIN now: the refusal is ours, without a second attempt.
-        let right = || Token::open(TokensConfig { state_dir: state_dir.clone(), ..config() });
-        for _ in 0..3 {
-            assert_eq!(right().unwrap_err(), HsmError::PinLockedOut);
-        }
-        assert!(hsm::unlock(&softhsm::test::token().dir, &one().uri).unwrap());
-        assert_eq!(right().unwrap().statistics().logins, 1);
-    });
-}
+on_both_tokens!(a_wrong_pin_is_tried_once, {
+    let state_dir = Some(softhsm::test::token().dir);
+    let wrong = TokenConfig { workers: Some(3), pin: pin_file("wrong", "wrong-9999"), ..one() };
+    let wrong = Token::open(TokensConfig { state_dir: state_dir.clone(), ..with(wrong) }).unwrap_err();
+    assert_eq!(wrong, HsmError::PinWrong);
+    assert!(!wrong.is_retryable());
+    // SoftHSM never locks and would take the right PIN now: the refusal is ours, without a second attempt.
+    let right = || Token::open(TokensConfig { state_dir: state_dir.clone(), ..config() });
+    for _ in 0..3 {
+        assert_eq!(right().unwrap_err(), HsmError::PinLockedOut);
+    }
+    assert!(hsm::unlock(&softhsm::test::token().dir, &one().uri).unwrap());
+    assert_eq!(right().unwrap().statistics().logins, 1);
+});
 
 #[test]
 fn a_token_is_selected_by_name_alone() {
@@ -159,32 +145,29 @@ fn a_token_is_selected_by_name_alone() {
     });
 }
 
-#[test]
-fn configuration_errors_name_their_field() {
-    softhsm::test::in_child("configuration_errors_name_their_field", || {
-        for (bad, field) in [
-            (with(TokenConfig { sessions: Some(0), ..one() }), "sessions"),
-            (with(TokenConfig { workers: Some(17), ..one() }), "workers"),
-            (with(TokenConfig { environment: vec![("A=B".into(), String::new())], ..one() }), "environment"),
-            (TokensConfig { queue: 0, ..config() }, "queue"),
-            (TokensConfig { deadline: Duration::ZERO, ..config() }, "deadline"),
-            (TokensConfig { tokens: Vec::new(), ..config() }, "tokens"),
-        ] {
-            assert!(matches!(Token::open(bad), Err(HsmError::Configuration { field: f, .. }) if f == field));
-        }
-        for module in ["libsofthsm2.so", "/nonexistent.so", "/etc/passwd"] {
-            let error = Token::open(with(TokenConfig { module: module.into(), ..one() })).unwrap_err();
-            assert!(matches!(error, HsmError::Module { .. }), "{error}");
-        }
-        let open = pin_file("open", "1234");
-        let hsm::PinSource::File(path) = &open else { panic!() };
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-        for pin in [open, hsm::PinSource::File("/nonexistent".into()), hsm::PinSource::Credential("x".into())] {
-            let error = Token::open(with(TokenConfig { pin, ..one() })).unwrap_err();
-            assert!(matches!(error, HsmError::PinSource(_)), "{error}");
-        }
-    });
-}
+on_both_tokens!(configuration_errors_name_their_field, {
+    for (bad, field) in [
+        (with(TokenConfig { sessions: Some(0), ..one() }), "sessions"),
+        (with(TokenConfig { workers: Some(17), ..one() }), "workers"),
+        (with(TokenConfig { environment: vec![("A=B".into(), String::new())], ..one() }), "environment"),
+        (TokensConfig { queue: 0, ..config() }, "queue"),
+        (TokensConfig { deadline: Duration::ZERO, ..config() }, "deadline"),
+        (TokensConfig { tokens: Vec::new(), ..config() }, "tokens"),
+    ] {
+        assert!(matches!(Token::open(bad), Err(HsmError::Configuration { field: f, .. }) if f == field));
+    }
+    for module in ["libsofthsm2.so", "/nonexistent.so", "/etc/passwd"] {
+        let error = Token::open(with(TokenConfig { module: module.into(), ..one() })).unwrap_err();
+        assert!(matches!(error, HsmError::Module { .. }), "{error}");
+    }
+    let open = pin_file("open", "1234");
+    let hsm::PinSource::File(path) = &open else { panic!() };
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    for pin in [open, hsm::PinSource::File("/nonexistent".into()), hsm::PinSource::Credential("x".into())] {
+        let error = Token::open(with(TokenConfig { pin, ..one() })).unwrap_err();
+        assert!(matches!(error, HsmError::PinSource(_)), "{error}");
+    }
+});
 
 #[test]
 fn a_token_is_initialised_through_the_module() {
@@ -204,111 +187,98 @@ fn a_token_is_initialised_through_the_module() {
     });
 }
 
-#[test]
-fn a_queue_has_a_bound_and_every_request_an_answer() {
-    softhsm::test::in_child("a_queue_has_a_bound_and_every_request_an_answer", || {
-        let token = Token::open(TokensConfig { queue: 8, ..config() }).unwrap();
-        let key = token.generate(&request(1, KeyAlgorithm::Rsa(2048))).unwrap().public_key;
-        let (sender, receiver) = channel();
-        let begun = Instant::now();
-        for _ in 0..200 {
-            let sender = sender.clone();
-            token.submit(signing(1, &key), Box::new(move |result| sender.send(result).unwrap()));
-        }
-        drop(sender);
-        assert!(begun.elapsed() < Duration::from_secs(3), "submitting does not block");
-        let answers: Vec<_> = receiver.iter().collect();
-        assert_eq!(answers.len(), 200);
-        let refused = answers.iter().filter(|a| matches!(a, Err(HsmError::Busy { .. }))).count();
-        let made = answers.iter().filter(|a| a.is_ok()).count();
-        assert!(refused > 0 && made >= 8 && refused + made == 200, "{refused} refused, {made} made");
-        assert_eq!(token.statistics().refused, u64::try_from(refused).unwrap());
-        assert_eq!(token.statistics().queued, 0);
-    });
-}
+on_both_tokens!(a_queue_has_a_bound_and_every_request_an_answer, {
+    let token = Token::open(TokensConfig { queue: 8, ..config() }).unwrap();
+    let key = token.generate(&request(1, KeyAlgorithm::Rsa(2048))).unwrap().public_key;
+    let (sender, receiver) = channel();
+    let begun = Instant::now();
+    for _ in 0..200 {
+        let sender = sender.clone();
+        token.submit(signing(1, &key), Box::new(move |result| sender.send(result).unwrap()));
+    }
+    drop(sender);
+    assert!(begun.elapsed() < Duration::from_secs(3), "submitting does not block");
+    let answers: Vec<_> = receiver.iter().collect();
+    assert_eq!(answers.len(), 200);
+    let refused = answers.iter().filter(|a| matches!(a, Err(HsmError::Busy { .. }))).count();
+    let made = answers.iter().filter(|a| a.is_ok()).count();
+    assert!(refused > 0 && made >= 8 && refused + made == 200, "{refused} refused, {made} made");
+    assert_eq!(token.statistics().refused, u64::try_from(refused).unwrap());
+    assert_eq!(token.statistics().queued, 0);
+});
 
-#[test]
-fn a_caller_behind_a_slow_call_is_answered_at_its_deadline() {
-    softhsm::test::in_child("a_caller_behind_a_slow_call_is_answered_at_its_deadline", || {
-        let deadline = Duration::from_millis(40);
-        let token = Token::open(TokensConfig { deadline, ..config() }).unwrap();
-        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
-        let slow = token.clone();
-        let busy = std::thread::spawn(move || {
-            for n in 2..6 {
-                slow.generate(&request(n, KeyAlgorithm::Rsa(4096))).unwrap();
+on_both_tokens!(a_caller_behind_a_slow_call_is_answered_at_its_deadline, {
+    let deadline = Duration::from_millis(40);
+    let token = Token::open(TokensConfig { deadline, ..config() }).unwrap();
+    let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
+    let slow = token.clone();
+    let busy = std::thread::spawn(move || {
+        for n in 2..6 {
+            slow.generate(&request(n, KeyAlgorithm::Rsa(4096))).unwrap();
+        }
+    });
+    let mut met = 0;
+    while !busy.is_finished() {
+        let asked = Instant::now();
+        match token.sign(signing(1, &key)) {
+            Ok(_) => {}
+            Err(HsmError::Deadline { after }) => {
+                assert_eq!(after, deadline);
+                met += 1;
             }
-        });
-        let mut met = 0;
-        while !busy.is_finished() {
-            let asked = Instant::now();
-            match token.sign(signing(1, &key)) {
-                Ok(_) => {}
-                Err(HsmError::Deadline { after }) => {
-                    assert_eq!(after, deadline);
-                    met += 1;
-                }
-                Err(other) => panic!("{other}"),
-            }
-            assert!(asked.elapsed() < deadline + Duration::from_secs(1), "{:?}", asked.elapsed());
+            Err(other) => panic!("{other}"),
         }
-        busy.join().unwrap();
-        assert!(met > 0, "the token was never slow enough");
-        token.sign(signing(1, &key)).unwrap();
-        assert_eq!(token.statistics().hangs, 0, "a signer that makes a key is not taken for hung");
-    });
-}
+        assert!(asked.elapsed() < deadline + Duration::from_secs(1), "{:?}", asked.elapsed());
+    }
+    busy.join().unwrap();
+    assert!(met > 0, "the token was never slow enough");
+    token.sign(signing(1, &key)).unwrap();
+    assert_eq!(token.statistics().hangs, 0, "a signer that makes a key is not taken for hung");
+});
 
-#[test]
-fn closing_answers_what_waits() {
-    softhsm::test::in_child("closing_answers_what_waits", || {
-        let token = open();
-        let key = token.generate(&request(1, KeyAlgorithm::EcP384)).unwrap().public_key;
-        let (sender, receiver) = channel();
-        for _ in 0..100 {
-            let sender = sender.clone();
-            let request = signing_with(1, &key, SignatureAlgorithm::EcdsaSha384);
-            token.submit(request, Box::new(move |r| sender.send(r).unwrap()));
-        }
-        drop((token, sender));
-        let answers: Vec<_> = receiver.iter().collect();
-        assert_eq!(answers.len(), 100);
-        assert!(answers.iter().all(|a| matches!(a, Ok(_) | Err(HsmError::Closed))));
-        // And it opens again in the same process.
-        open().health().unwrap();
-    });
-}
+on_both_tokens!(closing_answers_what_waits, {
+    let token = open();
+    let key = token.generate(&request(1, KeyAlgorithm::EcP384)).unwrap().public_key;
+    let (sender, receiver) = channel();
+    for _ in 0..100 {
+        let sender = sender.clone();
+        let request = signing_with(1, &key, SignatureAlgorithm::EcdsaSha384);
+        token.submit(request, Box::new(move |r| sender.send(r).unwrap()));
+    }
+    drop((token, sender));
+    let answers: Vec<_> = receiver.iter().collect();
+    assert_eq!(answers.len(), 100);
+    assert!(answers.iter().all(|a| matches!(a, Ok(_) | Err(HsmError::Closed))));
+    // And it opens again in the same process.
+    open().health().unwrap();
+});
 
-#[test]
-fn several_sessions_and_workers_share_the_work() {
-    softhsm::test::in_child("several_sessions_and_workers_share_the_work", || {
-        let token = Token::open(with(TokenConfig { workers: Some(2), sessions: Some(3), ..one() })).unwrap();
-        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
-        let begun = Instant::now();
-        while token.status()[0].workers < 2 {
-            assert!(begun.elapsed() < Duration::from_secs(10));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let (sender, receiver) = channel();
-        for _ in 0..600 {
-            let sender = sender.clone();
-            token.submit(signing(1, &key), Box::new(move |result| sender.send(result).unwrap()));
-        }
-        drop(sender);
-        let failures: Vec<_> = receiver.iter().filter(Result::is_err).collect();
-        assert_eq!(failures, []);
-        let status = token.status().remove(0);
-        assert_eq!((status.workers, status.sessions, status.statistics.logins), (2, 6, 2));
-    });
-}
+on_both_tokens!(several_sessions_and_workers_share_the_work, {
+    let token = Token::open(with(TokenConfig { workers: Some(2), sessions: Some(3), ..one() })).unwrap();
+    let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
+    let begun = Instant::now();
+    while token.status()[0].workers < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (sender, receiver) = channel();
+    for _ in 0..600 {
+        let sender = sender.clone();
+        token.submit(signing(1, &key), Box::new(move |result| sender.send(result).unwrap()));
+    }
+    drop(sender);
+    let failures: Vec<_> = receiver.iter().filter(Result::is_err).collect();
+    assert_eq!(failures, []);
+    let status = token.status().remove(0);
+    assert_eq!((status.workers, status.sessions, status.statistics.logins), (2, 6, 2));
+});
 
-#[test]
-fn the_service_process_has_no_module() {
-    softhsm::test::in_child("the_service_process_has_no_module", || {
-        let token = open();
-        let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
-        token.sign(signing(1, &key)).unwrap();
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        assert!(!maps.contains("softhsm"), "{maps}");
-    });
-}
+on_both_tokens!(the_service_process_has_no_module, {
+    let token = open();
+    let key = token.generate(&request(1, KeyAlgorithm::EcP256)).unwrap().public_key;
+    token.sign(signing(1, &key)).unwrap();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let module = softhsm::test::token().module;
+    let name = module.file_name().unwrap().to_str().unwrap();
+    assert!(!maps.contains(name), "{maps}");
+});

@@ -298,6 +298,14 @@ impl Ca {
         Ok((output.status.code().context("killed")?, String::from_utf8_lossy(&text).into_owned()))
     }
 
+    /// Its process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn process(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("it does not run")?.id())
+    }
+
     /// Its directory.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -12,4 +12,5 @@ pub mod judge;
 pub mod load;
 pub mod power_cut;
 pub mod slow;
+pub mod token;
 pub mod tools;

@@ -8,6 +8,30 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+/// A test that runs on each of the two tokens.
+#[allow(unused_macros, reason = "not every test binary uses all of it")]
+macro_rules! on_both_tokens {
+    ($name:ident, $body:block) => {
+        mod $name {
+            use super::*;
+
+            fn body() {
+                $body
+            }
+
+            #[test]
+            fn softhsm() {
+                softhsm::test::in_child_on(softhsm::Kind::SoftHsm, concat!(stringify!($name), "::softhsm"), body);
+            }
+
+            #[test]
+            fn kryoptic() {
+                softhsm::test::in_child_on(softhsm::Kind::Kryoptic, concat!(stringify!($name), "::kryoptic"), body);
+            }
+        }
+    };
+}
+
 /// The keeper's and signer's program of this crate.
 pub fn program() -> Program {
     Program { path: PathBuf::from(env!("CARGO_BIN_EXE_hsm-signer")), arguments: Vec::new() }
