@@ -8,7 +8,7 @@
 use crate::pin::Combine;
 use crate::process::{self, Program};
 use crate::wire::{self, Hello, Mode};
-use crate::{HsmError, Pin, PinSource};
+use crate::{HsmError, KeyId, Pin, PinSource};
 use rustix::net::{
     self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
@@ -36,6 +36,8 @@ pub(crate) struct Spec {
     pub uri: String,
     pub pin: PinSource,
     pub environment: Vec<(String, String)>,
+    /// As [`crate::TokensConfig::exceptions`].
+    pub exceptions: Vec<KeyId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -248,7 +250,7 @@ impl House {
             Some(pin) => pin,
             None => spec.pin.read(&spec.uri, self.combine)?,
         };
-        let mode = Mode::Serve { uri: &spec.uri, sessions };
+        let mode = Mode::Serve { uri: &spec.uri, sessions, exceptions: spec.exceptions.clone() };
         self.signer(&spec.module, &spec.environment, pin.expose(), mode)
     }
 
