@@ -72,7 +72,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let extractable_under = args.extractable_under;
     let request = KeyRequest { label: args.label.clone(), id, algorithm: args.algorithm, extractable_under };
     let key = token.generate(&request).with_context(|| match extractable_under {
-        Some(_) => format!("the journal has an exception for key {id}, which `sealwright key retire {id}` ends"),
+        Some(_) => format!(
+            "the journal allows key {id} a backup; if `sealwright key list` says that there is no such key, `sealwright \
+             key retire {id}` ends that"
+        ),
         None => format!("key {id} was not made"),
     })?;
     let info = token.info();
