@@ -49,7 +49,7 @@ pub(crate) enum ToSigner {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Operation {
     Sign(SignWork),
-    Generate(WireRequest),
+    Generate(Box<WireRequest>),
     Find(KeyId),
     List,
     /// Is the token there and logged in?

@@ -35,7 +35,7 @@ const FINALISE: Duration = Duration::from_millis(300);
 
 /// What the first frame asks for, with the PIN in memory that is wiped.
 enum Task {
-    Serve { module: PathBuf, uri: TokenUri, pin: Pin, sessions: u32, exceptions: HashSet<KeyId> },
+    Serve { module: PathBuf, uri: Box<TokenUri>, pin: Pin, sessions: u32, exceptions: HashSet<KeyId> },
     Initialise { module: PathBuf, label: String, so_pin: Pin, pin: Pin },
 }
 
@@ -63,7 +63,7 @@ pub fn run() -> ExitCode {
                     end(None);
                 }
             };
-            let link = Link::open(context.clone(), uri, pin, mailbox.clone());
+            let link = Link::open(context.clone(), *uri, pin, mailbox.clone());
             if let Err(trouble) = link.and_then(|link| serve(link.excepting(exceptions), sessions, &mailbox)) {
                 mailbox.send(&FromSigner::Failed(trouble.into()));
             }
@@ -108,7 +108,7 @@ fn hello(stream: &mut UnixStream) -> io::Result<Task> {
     let (module, pin) = (PathBuf::from(module), secret(pin)?);
     Ok(match mode {
         Mode::Serve { uri, sessions, exceptions } => {
-            let uri = uri.parse().map_err(|e: crate::UriError| bad(&e.to_string()))?;
+            let uri = Box::new(uri.parse().map_err(|e: crate::UriError| bad(&e.to_string()))?);
             Task::Serve { module, uri, pin, sessions, exceptions: exceptions.into_iter().collect() }
         }
         Mode::Initialise { label, so_pin } => {

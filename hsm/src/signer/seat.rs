@@ -6,7 +6,7 @@ use crate::ckr::FailureClass;
 use crate::error::Trouble;
 use crate::keys::{self, Pair};
 use crate::mechanism;
-use crate::wire::{Answer, FromSigner, Mechanism, Operation, SignWork, WireKey};
+use crate::wire::{Answer, FromSigner, Mechanism, Operation, SignWork, WireKey, WireRequest};
 use crate::{Failure, HsmError, KeyId, wrapping};
 use ca_core::key::KeyAlgorithm;
 use cryptoki::object::ObjectHandle;
@@ -194,7 +194,7 @@ impl Seat {
             }
             Operation::List => Ok(Answer::Keys(keys::list(session)?.into_iter().map(WireKey::from).collect())),
             Operation::Generate(request) => {
-                let request = request.clone().into_request()?;
+                let request = WireRequest::clone(request).into_request()?;
                 keys::absent(session, &request)?;
                 if let Some(wrapping) = &request.extractable_under {
                     if !link.excepts(&request.id) {

@@ -234,7 +234,7 @@ impl Token {
         if !capabilities.is_some_and(|c| c.generates(request.algorithm)) {
             return Err(HsmError::Unsupported { what: format!("{} keys", request.algorithm) });
         }
-        key(self.ask(Operation::Generate(request.into()), Place::Unit(unit), false, SLOW)?)
+        key(self.ask(Operation::Generate(Box::new(request.into())), Place::Unit(unit), false, SLOW)?)
     }
 
     /// Finds a key pair and reads what the token says about it; with several tokens, on each that is there. It is up
