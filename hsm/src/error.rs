@@ -223,6 +223,20 @@ pub enum HsmError {
         /// Why.
         reason: Text,
     },
+    /// A key that could leave the token was asked for, and nobody has recorded that it may.
+    #[error("key {id} must not be extractable: no recorded exception names it; nothing was generated")]
+    NoException {
+        /// Its CKA_ID.
+        id: KeyId,
+    },
+    /// The key under which another may leave the token is not one for that.
+    #[error("wrapping key {id}: {reason}")]
+    WrappingKey {
+        /// Its CKA_ID.
+        id: KeyId,
+        /// Why not, and what to do.
+        reason: Text,
+    },
     /// The key on the token is not the one that was expected.
     #[error("key {id} on the token is not the expected one: its public key differs or does not verify its signature")]
     KeyMismatch {

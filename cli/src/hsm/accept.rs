@@ -113,7 +113,7 @@ async fn accept(config: Config, store: Store, strangers: &[Stranger], args: &Acc
         return Ok(Vec::new());
     }
     let ca = tokio::task::block_in_place(|| -> Result<Arc<Ca>> {
-        let token = serve::open_token(&config, Vec::new())?;
+        let token = serve::open_token(&config, token_identity::Known::default())?;
         Ca::assemble(config, store, token)
     })?;
     let mut accepted = Vec::new();

@@ -20,7 +20,7 @@ pub enum Standing {
 
 /// The configuration of each token alone, with one worker and without known identities: who it is is asked here.
 pub fn each(config: &Config) -> Result<Vec<TokensConfig>> {
-    let all = serve::token_config(config, Vec::new())?;
+    let all = serve::token_config(config, token_identity::Known::default())?;
     let alone = |token: &TokenConfig| TokensConfig {
         tokens: vec![TokenConfig { workers: Some(1), sessions: Some(1), ..token.clone() }],
         observer: None,
@@ -42,7 +42,7 @@ pub fn name(alone: &TokensConfig) -> String {
 pub fn journal(config: &Config) -> Result<std::result::Result<(Store, Vec<Identity>), String>> {
     match Store::open(&config.data_dir, OpenOptions { create: false, ..OpenOptions::default() }) {
         Ok((store, _)) => {
-            let known = token_identity::known(&store)?;
+            let known = token_identity::known(&store)?.identities;
             Ok(Ok((store, known)))
         }
         Err(OpenError::Locked(_)) => Ok(Err("the journal is in use by the running service".to_owned())),
