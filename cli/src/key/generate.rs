@@ -17,7 +17,7 @@ use store::{AllowWrappedBackup, RecordKey, Store};
 #[command(after_help = "Examples:
   sealwright key generate --algorithm P-384 --label 'spare issuing' --purpose 'the issuing CA of 2031' --by m.keller
   sealwright key generate --algorithm RSA-3072 --label spare --purpose 'tests of old devices' --tenant default
-  sealwright key generate --algorithm P-384 --label 'plant2 root' --purpose 'root of plant 2' --by m.keller \
+  sealwright key generate --algorithm P-384 --label 'plant2 root' --purpose 'root of plant 2' --by m.keller \\
     --extractable-under 6d8e0c1f2a3b4c5d6e7f8091a2b3c4d5 --reason 'the board wants a backup at another maker'
 
 The service must be stopped: the key is recorded in its journal. The token's attributes are read back, and a key that
