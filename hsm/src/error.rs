@@ -302,6 +302,16 @@ impl HsmError {
         matches!(self, Self::WrongSignature | Self::MalformedSignature { .. })
     }
 
+    /// The signer that said so ends, or has ended.
+    pub(crate) fn ends_signer(&self) -> bool {
+        match self {
+            Self::Unavailable { failure: Some(failure), .. } | Self::Fatal(failure) => {
+                failure.class.needs_new_process()
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn away(failure: Option<Failure>) -> Self {
         Self::Unavailable { retry_after: RECONNECT, failure }
     }
