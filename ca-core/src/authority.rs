@@ -6,7 +6,7 @@ use crate::{
     alt_name::{AltName, is_dns_name},
     certificate::{self, Certificate, CertificateError},
     issuer::{ChainError, Issuer, IssuerState, IssuerUrls, check_chain, http_url},
-    key::{PublicKey, SignatureAlgorithm},
+    key::{AlgorithmMismatch, PublicKey, SignatureAlgorithm},
     lint::{self, Expected, Finding, Role},
     name::DistinguishedName,
     serial::SerialNumber,
@@ -51,6 +51,9 @@ pub enum AuthorityError {
     /// A URL that is not plain http.
     #[error("{0} must be an http:// URL")]
     Url(&'static str),
+    /// The signer's key makes no such signatures.
+    #[error("signature_algorithm: {0}")]
+    Algorithm(#[from] AlgorithmMismatch),
     /// The encoder refused a value.
     #[error("{0}")]
     Encoding(#[from] EncodingError),
@@ -109,6 +112,7 @@ pub struct PreparedAuthority {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Signer {
     key: PublicKey,
+    algorithm: SignatureAlgorithm,
     name: Vec<u8>,
     key_identifier: Vec<u8>,
     validity: Option<(UnixTime, UnixTime)>,
@@ -117,9 +121,10 @@ struct Signer {
 }
 
 impl Signer {
-    fn of(certificate: &Certificate, role: Role) -> Result<Self, AuthorityError> {
+    fn of(certificate: &Certificate, algorithm: SignatureAlgorithm, role: Role) -> Result<Self, AuthorityError> {
         Ok(Self {
             key: certificate.public_key().clone(),
+            algorithm,
             name: certificate.subject_der().to_vec(),
             key_identifier: certificate.subject_key_identifier().ok_or(AuthorityError::Parent)?.to_vec(),
             validity: Some((certificate.not_before(), certificate.not_after())),
@@ -133,7 +138,7 @@ impl Signer {
             role: self.role,
             issuer_name: &self.name,
             issuer_key_identifier: &self.key_identifier,
-            algorithm: self.key.algorithm().signature_algorithm(),
+            algorithm: self.algorithm,
             issuer_validity: self.validity,
             may_outlive_issuer: false,
             urls: self.urls.as_ref(),
@@ -143,7 +148,10 @@ impl Signer {
 
 impl PreparedAuthority {
     fn new(subject: Subject<'_>, signer: Signer, extensions: Vec<Extension>) -> Result<Self, AuthorityError> {
-        let algorithm = signer.key.algorithm().signature_algorithm();
+        let algorithm = signer.algorithm;
+        if !signer.key.algorithm().signs_with(algorithm) {
+            return Err(AlgorithmMismatch { key: signer.key.algorithm(), algorithm }.into());
+        }
         let Subject { name, public_key, serial, not_before, not_after } = subject;
         let contents = Contents {
             serial: &serial,
@@ -207,11 +215,11 @@ fn ca_usage() -> FlagSet<KeyUsages> {
     KeyUsages::KeyCertSign | KeyUsages::CRLSign
 }
 
-/// A self-signed root: any depth below it, no URLs, for nobody revokes it.
+/// A self-signed root: any depth below it, no URLs, for nobody revokes it. Its key signs with `algorithm`.
 ///
 /// # Errors
 /// [`AuthorityError`] names what is wrong.
-pub fn root(subject: Subject<'_>) -> Result<PreparedAuthority, AuthorityError> {
+pub fn root(subject: Subject<'_>, algorithm: SignatureAlgorithm) -> Result<PreparedAuthority, AuthorityError> {
     if subject.name.is_empty() {
         return Err(AuthorityError::EmptySubject);
     }
@@ -224,6 +232,7 @@ pub fn root(subject: Subject<'_>) -> Result<PreparedAuthority, AuthorityError> {
     ];
     let signer = Signer {
         key: subject.public_key.clone(),
+        algorithm,
         name: subject.name.der().to_vec(),
         key_identifier: key_identifier.to_vec(),
         validity: None,
@@ -233,13 +242,14 @@ pub fn root(subject: Subject<'_>) -> Result<PreparedAuthority, AuthorityError> {
     PreparedAuthority::new(subject, signer, extensions)
 }
 
-/// An issuing CA under `parent`: no CA below it (pathLenConstraint 0).
+/// An issuing CA under `parent`, which signs with `algorithm`: no CA below it (pathLenConstraint 0).
 ///
 /// # Errors
 /// [`AuthorityError`] names what is wrong.
 pub fn issuing_ca(
     subject: Subject<'_>,
     parent: &Certificate,
+    algorithm: SignatureAlgorithm,
     urls: ParentUrls<'_>,
 ) -> Result<PreparedAuthority, AuthorityError> {
     check_subordinate(&subject, parent)?;
@@ -248,7 +258,7 @@ pub fn issuing_ca(
     if !may {
         return Err(AuthorityError::Parent);
     }
-    let signer = Signer::of(parent, Role::Authority)?;
+    let signer = Signer::of(parent, algorithm, Role::Authority)?;
     for (field, url) in [("crl", urls.crl), ("ocsp", urls.ocsp), ("ca_issuers", urls.ca_issuers)] {
         if let Some(url) = url {
             http_url(field, url.to_owned()).map_err(|_| AuthorityError::Url(field))?;
@@ -300,7 +310,8 @@ pub fn ocsp_responder(subject: Subject<'_>, issuer: &Issuer) -> Result<PreparedA
         tbs::authority_key_identifier(issuer.key_identifier())?,
         tbs::extension(rfc6960::ID_PKIX_OCSP_NOCHECK, false, &Null)?,
     ];
-    PreparedAuthority::new(subject, Signer::of(issuer.certificate(), Role::OcspResponder)?, extensions)
+    let signer = Signer::of(issuer.certificate(), issuer.signature_algorithm(), Role::OcspResponder)?;
+    PreparedAuthority::new(subject, signer, extensions)
 }
 
 /// The service's own TLS server certificate, from an active issuer.
@@ -336,7 +347,8 @@ pub fn tls_server(
         tbs::crl_distribution_point(urls.crl())?,
         tbs::authority_info_access(Some(urls.ocsp()), Some(urls.ca_issuers()))?,
     ];
-    let signer = Signer { urls: Some(urls.clone()), ..Signer::of(issuer.certificate(), Role::EndEntity)? };
+    let signer = Signer::of(issuer.certificate(), issuer.signature_algorithm(), Role::EndEntity)?;
+    let signer = Signer { urls: Some(urls.clone()), ..signer };
     PreparedAuthority::new(subject, signer, extensions)
 }
 

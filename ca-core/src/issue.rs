@@ -266,7 +266,7 @@ impl PreparedCertificate {
         if *issuer.id() != self.issuer {
             return Err(IssueError::OtherIssuer);
         }
-        issuer.public_key().verify(self.algorithm, &self.tbs, signature).map_err(|_| IssueError::Signature)?;
+        issuer.verify(self.algorithm, &self.tbs, signature).map_err(|_| IssueError::Signature)?;
         let der = certificate::assemble(&self.tbs, self.algorithm, signature);
         let findings = lint::check_certificate(&der, &self.tbs, &expected(issuer, true));
         if !findings.is_empty() {

@@ -3,7 +3,7 @@
 use crate::{
     certificate::Certificate,
     id::{IssuerId, TenantId},
-    key::{PublicKey, SignatureAlgorithm},
+    key::{AlgorithmMismatch, BadSignature, PublicKey, SignatureAlgorithm, Verifier},
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -82,6 +82,9 @@ pub enum IssuerError {
     /// An empty subject name.
     #[error("the issuer's certificate has an empty subject (RFC 5280 4.1.2.6)")]
     EmptySubject,
+    /// An algorithm that is not one of its key's.
+    #[error("signature_algorithm: {0}")]
+    Algorithm(#[from] AlgorithmMismatch),
     /// The certificates above it do not form a chain.
     #[error("{0}")]
     Chain(#[from] ChainError),
@@ -234,6 +237,7 @@ pub struct Issuer {
     chain: Vec<Certificate>,
     key_identifier: Vec<u8>,
     urls: IssuerUrls,
+    verifier: Verifier,
 }
 
 impl Issuer {
@@ -266,7 +270,18 @@ impl Issuer {
         };
         let whole: Vec<_> = std::iter::once(&certificate).chain(&chain).collect();
         check_chain(&whole)?;
-        Ok(Self { id, tenant, state, certificate, chain, key_identifier, urls })
+        let key = certificate.public_key();
+        let verifier = Verifier::new(key, key.algorithm().signature_algorithm())?;
+        Ok(Self { id, tenant, state, certificate, chain, key_identifier, urls, verifier })
+    }
+
+    /// The same issuer signing with `algorithm` instead of its key's usual one.
+    ///
+    /// # Errors
+    /// [`IssuerError::Algorithm`] when its key makes no such signatures.
+    pub fn with_signature_algorithm(mut self, algorithm: SignatureAlgorithm) -> Result<Self, IssuerError> {
+        self.verifier = Verifier::new(self.public_key(), algorithm)?;
+        Ok(self)
     }
 
     /// The same issuer in another state.
@@ -317,7 +332,29 @@ impl Issuer {
     }
     /// The algorithm that it signs with.
     pub fn signature_algorithm(&self) -> SignatureAlgorithm {
-        self.public_key().algorithm().signature_algorithm()
+        self.verifier.algorithm()
+    }
+    /// The algorithm that its delegated responder signs with: the issuer's own where `key` can, so that a relying party
+    /// which takes the certificate takes its status.
+    pub fn responder_algorithm(&self, key: &PublicKey) -> SignatureAlgorithm {
+        let own = self.signature_algorithm();
+        if key.algorithm().signs_with(own) { own } else { key.algorithm().signature_algorithm() }
+    }
+    /// Its key, ready to verify what it signs.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// Verifies a signature of this issuer, made with any algorithm of its key.
+    ///
+    /// # Errors
+    /// [`BadSignature`] when it does not verify.
+    pub fn verify(&self, algorithm: SignatureAlgorithm, message: &[u8], signature: &[u8]) -> Result<(), BadSignature> {
+        if algorithm == self.verifier.algorithm() {
+            self.verifier.verify(message, signature)
+        } else {
+            self.public_key().verify(algorithm, message, signature)
+        }
     }
 }
 

@@ -2,12 +2,18 @@
 //!
 //! The algorithm that verifies is chosen from the pair of key and signature algorithm, never from one alone.
 
+mod algorithm;
+mod verifier;
+
+pub use algorithm::SignatureAlgorithm;
+pub use verifier::{AlgorithmMismatch, Verifier};
+
 use aws_lc_rs::signature as lc;
 use const_oid::ObjectIdentifier;
-use const_oid::db::{rfc5912, rfc8410};
-use der::{Any, Decode, Encode, Sequence, asn1::UintRef};
+use const_oid::db::{fips204, rfc5912, rfc8410};
+use der::{Decode, Encode, Sequence, asn1::UintRef};
 use sha2::{Digest, Sha256};
-use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoRef};
+use spki::SubjectPublicKeyInfoRef;
 use std::fmt;
 
 /// A key algorithm with its size, as accepted from outside and made in tokens.
@@ -21,8 +27,14 @@ pub enum KeyAlgorithm {
     EcP521,
     /// Ed25519 (RFC 8410).
     Ed25519,
-    /// RSA with a modulus of this many bits, exponent 65537.
+    /// RSA with a modulus of this many bits, exponent 65537. The key is for PKCS#1 v1.5 and PSS alike.
     Rsa(u16),
+    /// ML-DSA-44 (FIPS 204, RFC 9881).
+    MlDsa44,
+    /// ML-DSA-65 (FIPS 204, RFC 9881).
+    MlDsa65,
+    /// ML-DSA-87 (FIPS 204, RFC 9881).
+    MlDsa87,
 }
 
 impl fmt::Display for KeyAlgorithm {
@@ -33,12 +45,34 @@ impl fmt::Display for KeyAlgorithm {
             Self::EcP521 => f.write_str("P-521"),
             Self::Ed25519 => f.write_str("Ed25519"),
             Self::Rsa(bits) => write!(f, "RSA-{bits}"),
+            Self::MlDsa44 => f.write_str("ML-DSA-44"),
+            Self::MlDsa65 => f.write_str("ML-DSA-65"),
+            Self::MlDsa87 => f.write_str("ML-DSA-87"),
         }
     }
 }
 
 impl KeyAlgorithm {
-    /// The algorithm that our own keys of this kind sign with.
+    /// Those that configuration and profiles name, by what [`fmt::Display`] writes.
+    pub const NAMED: [Self; 10] = [
+        Self::EcP256,
+        Self::EcP384,
+        Self::EcP521,
+        Self::Ed25519,
+        Self::Rsa(2048),
+        Self::Rsa(3072),
+        Self::Rsa(4096),
+        Self::MlDsa44,
+        Self::MlDsa65,
+        Self::MlDsa87,
+    ];
+
+    /// The one of [`Self::NAMED`] with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMED.into_iter().find(|algorithm| algorithm.to_string() == name)
+    }
+
+    /// The algorithm that our own keys of this kind sign with, unless another was chosen for them.
     pub fn signature_algorithm(self) -> SignatureAlgorithm {
         match self {
             Self::EcP256 => SignatureAlgorithm::EcdsaSha256,
@@ -46,62 +80,15 @@ impl KeyAlgorithm {
             Self::EcP521 => SignatureAlgorithm::EcdsaSha512,
             Self::Ed25519 => SignatureAlgorithm::Ed25519,
             Self::Rsa(_) => SignatureAlgorithm::RsaPkcs1Sha256,
-        }
-    }
-}
-
-/// A signature algorithm as an AlgorithmIdentifier names it. SHA-1 and MD5 do not exist here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SignatureAlgorithm {
-    /// ecdsa-with-SHA256 (RFC 5758).
-    EcdsaSha256,
-    /// ecdsa-with-SHA384 (RFC 5758).
-    EcdsaSha384,
-    /// ecdsa-with-SHA512 (RFC 5758).
-    EcdsaSha512,
-    /// sha256WithRSAEncryption (RFC 4055).
-    RsaPkcs1Sha256,
-    /// sha384WithRSAEncryption (RFC 4055).
-    RsaPkcs1Sha384,
-    /// sha512WithRSAEncryption (RFC 4055).
-    RsaPkcs1Sha512,
-    /// Ed25519 (RFC 8410).
-    Ed25519,
-}
-
-impl SignatureAlgorithm {
-    const ALL: [Self; 7] = [
-        Self::EcdsaSha256,
-        Self::EcdsaSha384,
-        Self::EcdsaSha512,
-        Self::RsaPkcs1Sha256,
-        Self::RsaPkcs1Sha384,
-        Self::RsaPkcs1Sha512,
-        Self::Ed25519,
-    ];
-
-    fn oid(self) -> ObjectIdentifier {
-        match self {
-            Self::EcdsaSha256 => rfc5912::ECDSA_WITH_SHA_256,
-            Self::EcdsaSha384 => rfc5912::ECDSA_WITH_SHA_384,
-            Self::EcdsaSha512 => rfc5912::ECDSA_WITH_SHA_512,
-            Self::RsaPkcs1Sha256 => rfc5912::SHA_256_WITH_RSA_ENCRYPTION,
-            Self::RsaPkcs1Sha384 => rfc5912::SHA_384_WITH_RSA_ENCRYPTION,
-            Self::RsaPkcs1Sha512 => rfc5912::SHA_512_WITH_RSA_ENCRYPTION,
-            Self::Ed25519 => rfc8410::ID_ED_25519,
+            Self::MlDsa44 => SignatureAlgorithm::MlDsa44,
+            Self::MlDsa65 => SignatureAlgorithm::MlDsa65,
+            Self::MlDsa87 => SignatureAlgorithm::MlDsa87,
         }
     }
 
-    /// The AlgorithmIdentifier: NULL parameters for RSA (RFC 4055 5), none otherwise (RFC 5758 3.2, RFC 8410 3).
-    pub fn identifier(self) -> AlgorithmIdentifierOwned {
-        let parameters =
-            matches!(self, Self::RsaPkcs1Sha256 | Self::RsaPkcs1Sha384 | Self::RsaPkcs1Sha512).then(Any::null);
-        AlgorithmIdentifierOwned { oid: self.oid(), parameters }
-    }
-
-    /// Recognises an AlgorithmIdentifier, parameters included. `None` for anything that is not accepted.
-    pub fn from_identifier(identifier: &AlgorithmIdentifierOwned) -> Option<Self> {
-        Self::ALL.into_iter().find(|a| a.identifier() == *identifier)
+    /// Whether keys of this kind make signatures of `algorithm`.
+    pub fn signs_with(self, algorithm: SignatureAlgorithm) -> bool {
+        verifier::verification(self, algorithm).is_some()
     }
 }
 
@@ -112,7 +99,7 @@ pub enum KeyError {
     #[error("the public key is not a valid DER SubjectPublicKeyInfo")]
     Malformed,
     /// An algorithm or curve that is not accepted; explicit curve parameters are among them.
-    #[error("key algorithm {0} is not accepted; use P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits")]
+    #[error("key algorithm {0} is not accepted; use P-256, P-384, P-521, Ed25519, RSA of 2048 to 4096 bits or ML-DSA")]
     Algorithm(String),
     /// Parameters that the algorithm must not have, or a point in an odd encoding.
     #[error("the public key is encoded in a way its algorithm does not allow")]
@@ -189,7 +176,10 @@ impl PublicKey {
                 lc::ParsedPublicKey::new(&lc::ED25519, bits).map_err(|_| KeyError::NotOnCurve)?;
                 KeyAlgorithm::Ed25519
             }
-            other => return Err(KeyError::Algorithm(other.to_string())),
+            other => {
+                let absent = parsed.algorithm.parameters.is_none();
+                ml_dsa_algorithm(other, absent, bits).ok_or_else(|| KeyError::Algorithm(other.to_string()))??
+            }
         };
         Ok(Self { spki: spki.to_vec(), bits: bits.to_vec(), algorithm })
     }
@@ -199,7 +189,7 @@ impl PublicKey {
         &self.spki
     }
 
-    /// The contents of the BIT STRING: the point, or the DER RSAPublicKey.
+    /// The contents of the BIT STRING: the point, the DER RSAPublicKey, or the octets of an ML-DSA key.
     pub fn key_bits(&self) -> &[u8] {
         &self.bits
     }
@@ -221,29 +211,14 @@ impl PublicKey {
         id
     }
 
-    /// Verifies `signature` over `message`. ECDSA signatures are DER (RFC 3279 2.2.3).
+    /// Verifies `signature` over `message`. ECDSA signatures are DER (RFC 3279 2.2.3). The key is decoded at each call;
+    /// [`Verifier`] does it once.
     ///
     /// # Errors
     /// [`BadSignature`] also when `algorithm` does not go with this key.
     pub fn verify(&self, algorithm: SignatureAlgorithm, message: &[u8], signature: &[u8]) -> Result<(), BadSignature> {
-        use SignatureAlgorithm as S;
-        let verifier: &dyn lc::VerificationAlgorithm = match (self.algorithm, algorithm) {
-            (KeyAlgorithm::EcP256, S::EcdsaSha256) => &lc::ECDSA_P256_SHA256_ASN1,
-            (KeyAlgorithm::EcP256, S::EcdsaSha384) => &lc::ECDSA_P256_SHA384_ASN1,
-            (KeyAlgorithm::EcP256, S::EcdsaSha512) => &lc::ECDSA_P256_SHA512_ASN1,
-            (KeyAlgorithm::EcP384, S::EcdsaSha256) => &lc::ECDSA_P384_SHA256_ASN1,
-            (KeyAlgorithm::EcP384, S::EcdsaSha384) => &lc::ECDSA_P384_SHA384_ASN1,
-            (KeyAlgorithm::EcP384, S::EcdsaSha512) => &lc::ECDSA_P384_SHA512_ASN1,
-            (KeyAlgorithm::EcP521, S::EcdsaSha256) => &lc::ECDSA_P521_SHA256_ASN1,
-            (KeyAlgorithm::EcP521, S::EcdsaSha384) => &lc::ECDSA_P521_SHA384_ASN1,
-            (KeyAlgorithm::EcP521, S::EcdsaSha512) => &lc::ECDSA_P521_SHA512_ASN1,
-            (KeyAlgorithm::Rsa(_), S::RsaPkcs1Sha256) => &lc::RSA_PKCS1_2048_8192_SHA256,
-            (KeyAlgorithm::Rsa(_), S::RsaPkcs1Sha384) => &lc::RSA_PKCS1_2048_8192_SHA384,
-            (KeyAlgorithm::Rsa(_), S::RsaPkcs1Sha512) => &lc::RSA_PKCS1_2048_8192_SHA512,
-            (KeyAlgorithm::Ed25519, S::Ed25519) => &lc::ED25519,
-            _ => return Err(BadSignature),
-        };
-        lc::UnparsedPublicKey::new(verifier, &self.bits).verify(message, signature).map_err(|_| BadSignature)
+        let verification = verifier::verification(self.algorithm, algorithm).ok_or(BadSignature)?;
+        lc::UnparsedPublicKey::new(verification, &self.bits).verify(message, signature).map_err(|_| BadSignature)
     }
 }
 
@@ -260,6 +235,23 @@ fn ec_algorithm(curve: ObjectIdentifier, point: &[u8]) -> Result<KeyAlgorithm, K
     }
     lc::ParsedPublicKey::new(verifier, point).map_err(|_| KeyError::NotOnCurve)?;
     Ok(algorithm)
+}
+
+/// RFC 9881 4: the encoded key alone, without parameters. `None` when `oid` is not one of ML-DSA's.
+fn ml_dsa_algorithm(
+    oid: ObjectIdentifier,
+    parameters_absent: bool,
+    key: &[u8],
+) -> Option<Result<KeyAlgorithm, KeyError>> {
+    // FIPS 204 table 2: octets of a public key.
+    let (algorithm, octets, verification): (_, usize, &'static dyn lc::VerificationAlgorithm) = match oid {
+        fips204::ID_ML_DSA_44 => (KeyAlgorithm::MlDsa44, 1312, &lc::ML_DSA_44),
+        fips204::ID_ML_DSA_65 => (KeyAlgorithm::MlDsa65, 1952, &lc::ML_DSA_65),
+        fips204::ID_ML_DSA_87 => (KeyAlgorithm::MlDsa87, 2592, &lc::ML_DSA_87),
+        _ => return None,
+    };
+    let sound = parameters_absent && key.len() == octets && lc::ParsedPublicKey::new(verification, key).is_ok();
+    Some(if sound { Ok(algorithm) } else { Err(KeyError::Encoding) })
 }
 
 fn rsa_algorithm(bits: &[u8]) -> Result<KeyAlgorithm, KeyError> {

@@ -237,7 +237,7 @@ fn check_usage(report: &mut Report, extensions: &Extensions<'_>, tbs: &TbsCertif
             let fits = key_algorithm(tbs).is_some_and(|key| key_usage_fits(usages, key));
             report.require(
                 fits,
-                "RFC 5480 3, RFC 8410 5, RFC 4055 1.2",
+                "RFC 5480 3, RFC 8410 5, RFC 4055 1.2, RFC 9881 5",
                 "keyUsage does not fit the key, or the key is not accepted",
             );
             let only = FlagSet::from(KeyUsages::EncipherOnly) | KeyUsages::DecipherOnly;

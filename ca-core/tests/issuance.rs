@@ -495,8 +495,8 @@ fn the_hierarchy_refuses_what_would_break_it() {
     let hierarchy = Hierarchy::p256();
     let key = Key::p256();
     let (empty, root_name, ca_name) = (DistinguishedName::empty(), name("Root"), name("Issuing CA 3"));
-    assert_eq!(authority::root(subject(&empty, &key, 1, 1)), Err(AuthorityError::EmptySubject));
-    let ca = |s, parent, urls| authority::issuing_ca(s, parent, urls);
+    assert_eq!(authority::root(subject(&empty, &key, 1, 1), key.algorithm), Err(AuthorityError::EmptySubject));
+    let ca = |s, parent, urls| authority::issuing_ca(s, parent, SignatureAlgorithm::EcdsaSha256, urls);
     let none = ParentUrls::default();
     assert_eq!(
         ca(subject(&root_name, &key, 1, 1), &hierarchy.root, none),

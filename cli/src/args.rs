@@ -1,8 +1,8 @@
 //! The command tree.
 
 use crate::{
-    ceremony, device, enroll, hsm, issuer, journal, list, principal, profile, revoke, runtime, service, show, status,
-    token,
+    ceremony, device, enroll, hsm, issuer, journal, key, list, principal, profile, revoke, runtime, service, show,
+    status, token,
 };
 use clap::{Parser, Subcommand};
 
@@ -92,7 +92,10 @@ pub enum Command {
         /// Which of the two
         role: service::signer::Role,
     },
-    /// What people do together over a key: the token's PIN in shares
+    /// Keys in the token, on the server's own machine: make, look at, prove and retire them
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// What people do together over a key: make a root, split the token's PIN
     #[command(subcommand)]
     Ceremony(ceremony::CeremonyCommand),
 }
@@ -125,6 +128,7 @@ impl Command {
             Self::Journal(command) => journal::run(command),
             Self::Hsm(command) => hsm::run(command),
             Self::Signer { role } => service::signer::run(role),
+            Self::Key(command) => key::run(command),
             Self::Ceremony(command) => ceremony::run(command),
         }
     }
@@ -205,8 +209,17 @@ mod tests {
             "sealwright hsm status --config c --output json",
             "sealwright hsm unlock",
             "sealwright hsm accept --why restored --by anna --yes",
+            "sealwright key generate --algorithm P-256 --label l --purpose p --tenant default --by me",
+            "sealwright key list --config c --output json",
+            "sealwright key inspect 000102030405060708090a0b0c0d0e0f",
+            "sealwright key attest 000102030405060708090a0b0c0d0e0f --nonce 0011223344556677 --out f",
+            "sealwright key attest --verify f --nonce 0011223344556677 --certificate c",
+            "sealwright key retire 000102030405060708090a0b0c0d0e0f --why w --destroy --label l --yes",
             "sealwright ceremony split-pin --threshold 2 --shares 3 --out-dir d --pin-file p",
             "sealwright ceremony split-pin --threshold 2 --shares 3 --print",
+            "sealwright ceremony root --script s --issuing-csr a --issuing-csr b --out-dir d --answers x",
+            "sealwright ceremony root --example",
+            "sealwright ceremony verify t --files d --expect 00",
             "sealwright ceremony combine-check --share-file a --share-file b",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
@@ -240,6 +253,16 @@ mod tests {
             ("sealwright hsm check --pin-file p", ErrorKind::MissingRequiredArgument),
             ("sealwright hsm check --seconds 0", ErrorKind::ValueValidation),
             ("sealwright hsm accept", ErrorKind::MissingRequiredArgument),
+            ("sealwright key generate --algorithm P-255 --label l --purpose p", ErrorKind::ValueValidation),
+            ("sealwright key inspect 00", ErrorKind::ValueValidation),
+            ("sealwright key attest", ErrorKind::MissingRequiredArgument),
+            ("sealwright key attest --verify f --nonce 00", ErrorKind::ValueValidation),
+            ("sealwright key retire 000102030405060708090a0b0c0d0e0f", ErrorKind::MissingRequiredArgument),
+            (
+                "sealwright key retire 000102030405060708090a0b0c0d0e0f --why w --label l",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            ("sealwright ceremony root --script s", ErrorKind::MissingRequiredArgument),
             ("sealwright ceremony split-pin --threshold 2 --shares 3", ErrorKind::MissingRequiredArgument),
             ("sealwright ceremony split-pin --threshold 1 --shares 3 --print", ErrorKind::ValueValidation),
             ("sealwright ceremony split-pin --pin 1234 --threshold 2 --shares 3 --print", ErrorKind::UnknownArgument),

@@ -129,6 +129,7 @@ pub fn issuer(i: &v1::Issuer) -> Value {
         "state": words::issuer_state(i.state),
         "subject_key_identifier": i.subject_key_identifier,
         "key_algorithm": i.key_algorithm,
+        "signature_algorithm": i.signature_algorithm,
         "not_after": time(&i.not_after),
         "crl_url": i.crl_url,
         "ocsp_url": i.ocsp_url,

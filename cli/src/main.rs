@@ -14,6 +14,7 @@ mod identity;
 mod issuer;
 mod journal;
 mod json;
+mod key;
 mod list;
 mod lookup;
 mod output;

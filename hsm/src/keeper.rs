@@ -269,11 +269,6 @@ impl House {
             let (mut ours, theirs) = UnixStream::pair()?;
             let mut command = Program { path: "/proc/self/exe".into(), arguments: own_arguments() }
                 .command("worker", OwnedFd::from(theirs));
-            for (spec, _) in &self.tokens {
-                if let PinSource::Env(name) = &spec.pin {
-                    command.env_remove(name);
-                }
-            }
             let child = command.env_remove("CREDENTIALS_DIRECTORY").envs(environment.iter().cloned()).spawn()?;
             ours.write_all(&frame)?;
             Ok((child, ours))

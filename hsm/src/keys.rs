@@ -7,7 +7,7 @@ use crate::{Failure, HsmError};
 use ca_core::key::{KeyAlgorithm, PublicKey};
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, MlDsaParameterSetType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState};
 use std::fmt;
 use std::str::FromStr;
@@ -236,12 +236,6 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
         Attribute::Id(request.id.0.to_vec()),
     ];
     let mut public = common.to_vec();
-    public.extend([
-        Attribute::Private(false),
-        Attribute::Verify(true),
-        Attribute::Encrypt(false),
-        Attribute::Wrap(false),
-    ]);
     let mechanism = match request.algorithm {
         KeyAlgorithm::EcP256 => ec(&mut public, P256_PARAMS),
         KeyAlgorithm::EcP384 => ec(&mut public, P384_PARAMS),
@@ -255,6 +249,9 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
             public.push(Attribute::PublicExponent(vec![1, 0, 1]));
             Mechanism::RsaPkcsKeyPairGen
         }
+        KeyAlgorithm::MlDsa44 => ml_dsa(&mut public, MlDsaParameterSetType::ML_DSA_44),
+        KeyAlgorithm::MlDsa65 => ml_dsa(&mut public, MlDsaParameterSetType::ML_DSA_65),
+        KeyAlgorithm::MlDsa87 => ml_dsa(&mut public, MlDsaParameterSetType::ML_DSA_87),
     };
     let mut private = common.to_vec();
     private.extend([
@@ -265,37 +262,82 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
         Attribute::Decrypt(false),
         Attribute::Derive(false),
         Attribute::Unwrap(false),
-        Attribute::SignRecover(false),
     ]);
-    // Not every token knows these two; what it made is read back in any case.
-    let optional = [Attribute::Modifiable(false), Attribute::Copyable(false)];
     let mut last = None;
-    for taken in (0..=optional.len()).rev() {
-        let template = [&private[..], optional.get(..taken).unwrap_or_default()].concat();
-        match session.generate_key_pair(&mechanism, &public, &template) {
+    for dialect in DIALECTS {
+        let (mut public, mut private) = (public.clone(), private.clone());
+        dialect.speak(&mut public, &mut private);
+        let failure = match session.generate_key_pair(&mechanism, &public, &private) {
             Ok((public, private)) => return Ok(Pair { private, public }),
-            Err(error) => {
-                let code = if let Cryptoki::Pkcs11(code, _) = &error { Some(*code) } else { None };
-                let again = matches!(
-                    code,
-                    Some(
-                        RvError::AttributeTypeInvalid
-                            | RvError::AttributeValueInvalid
-                            | RvError::AttributeReadOnly
-                            | RvError::TemplateInconsistent
-                    )
-                );
-                if !again {
-                    return Err(error.into());
-                }
-                last = Some(Failure::from(error));
+            Err(Cryptoki::Pkcs11(
+                RvError::AttributeTypeInvalid
+                | RvError::AttributeValueInvalid
+                | RvError::AttributeReadOnly
+                | RvError::TemplateInconsistent
+                | RvError::TemplateIncomplete
+                | RvError::ArgumentsBad,
+                function,
+            )) if matches!(function, cryptoki::context::Function::GenerateKeyPair) => {
+                Failure::ours("C_GenerateKeyPair", "the token takes no template of ours", FailureClass::Refused)
             }
-        }
+            Err(error @ Cryptoki::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _)) => {
+                // Some say this of a template, too; nobody says what was made before it.
+                absent(session, request)?;
+                error.into()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        last = Some(failure);
     }
     Err(last.map_or_else(|| HsmError::Closed.into(), Trouble::from))
 }
 
-/// Destroys both halves of the pair; a half that is gone already is fine.
+/// What a token is told beside the attributes that matter. What it made is read back in any case.
+#[derive(Clone, Copy)]
+struct Dialect {
+    /// CKA_MODIFIABLE and CKA_COPYABLE false: not every token knows them.
+    modifiable: bool,
+    copyable: bool,
+    /// CKA_SIGN_RECOVER false: not every token knows it.
+    recover: bool,
+    /// CKA_PRIVATE of the public half: some tokens keep no public objects.
+    hidden: bool,
+    /// CKA_VERIFY, CKA_ENCRYPT and CKA_WRAP of the public half: a TPM's module ties them to the key's own rights.
+    uses: bool,
+}
+
+/// The strictest first.
+const DIALECTS: [Dialect; 5] = {
+    let full = Dialect { modifiable: true, copyable: true, recover: true, hidden: false, uses: true };
+    [
+        full,
+        Dialect { copyable: false, ..full },
+        Dialect { copyable: false, modifiable: false, ..full },
+        Dialect { copyable: false, modifiable: false, recover: false, hidden: true, uses: true },
+        Dialect { uses: false, ..full },
+    ]
+};
+
+impl Dialect {
+    fn speak(self, public: &mut Vec<Attribute>, private: &mut Vec<Attribute>) {
+        public.push(Attribute::Private(self.hidden));
+        if self.uses {
+            public.extend([Attribute::Verify(true), Attribute::Encrypt(false), Attribute::Wrap(false)]);
+        }
+        if self.recover {
+            private.push(Attribute::SignRecover(false));
+        }
+        if self.modifiable {
+            private.push(Attribute::Modifiable(false));
+        }
+        if self.copyable {
+            private.push(Attribute::Copyable(false));
+        }
+    }
+}
+
+/// Destroys both halves of the pair, the private one first: what a cut between them leaves cannot sign. A half that is
+/// gone already is fine.
 pub(crate) fn destroy(session: &Session, id: &KeyId) -> Result<(), Trouble> {
     let mut found = false;
     for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
@@ -348,6 +390,11 @@ pub(crate) fn extract(session: &Session, id: &KeyId) -> Result<Vec<String>, Trou
 fn ec(public: &mut Vec<Attribute>, parameters: &[u8]) -> Mechanism<'static> {
     public.push(Attribute::EcParams(parameters.to_vec()));
     Mechanism::EccKeyPairGen
+}
+
+fn ml_dsa(public: &mut Vec<Attribute>, set: MlDsaParameterSetType) -> Mechanism<'static> {
+    public.push(Attribute::ParameterSet(set.into()));
+    Mechanism::MlDsaKeyPairGen
 }
 
 fn private_attributes(session: &Session, handle: ObjectHandle) -> Result<(KeyAttributes, String), Trouble> {

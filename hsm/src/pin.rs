@@ -65,13 +65,11 @@ impl fmt::Debug for Pin {
     }
 }
 
-/// Where a PIN comes from. Only the keeper process reads it.
+/// Where a PIN comes from. Only the keeper process reads it. Not from the environment: the service would have it, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PinSource {
     /// A file that only its owner can read.
     File(PathBuf),
-    /// An environment variable.
-    Env(String),
     /// A systemd credential (LoadCredential= or LoadCredentialEncrypted=), by name.
     Credential(String),
     /// Ask on the terminal.
@@ -86,7 +84,7 @@ pub type Combine = fn(&[Zeroizing<String>]) -> Result<Zeroizing<String>, String>
 impl PinSource {
     /// True when it can be read again at any time without a person.
     pub(crate) fn is_lasting(&self) -> bool {
-        matches!(self, Self::File(_) | Self::Credential(_) | Self::Env(_))
+        matches!(self, Self::File(_) | Self::Credential(_))
     }
 
     /// Reads it. `token` is its name for a person who is asked.
@@ -94,9 +92,6 @@ impl PinSource {
         let failed = HsmError::PinSource;
         let text = match self {
             Self::File(path) => read_file(path)?,
-            Self::Env(name) => {
-                Zeroizing::new(std::env::var(name).map_err(|_| failed(format!("the variable {name} is not set")))?)
-            }
             Self::Credential(name) => {
                 let dir = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| failed("systemd gave no credentials; add LoadCredential= to the unit".to_owned()))?;

@@ -4,7 +4,7 @@
 //! it; postcard itself never takes more memory than the frame has octets.
 
 use crate::error::Text;
-use crate::mechanism::{self, Prepared};
+use crate::mechanism::Prepared;
 use crate::{HsmError, KeyAttributes, KeyId, KeyRequest, TokenKey};
 use ca_core::key::{KeyAlgorithm, PublicKey, SignatureAlgorithm};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -81,7 +81,7 @@ impl Operation {
     }
 }
 
-/// Input of one C_Sign. The algorithm is its place in [`mechanism::ALL`].
+/// Input of one C_Sign. The algorithm is its place in [`SignatureAlgorithm::ALL`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SignWork {
     pub key: KeyId,
@@ -110,12 +110,12 @@ impl SignWork {
 }
 
 fn signature_code(algorithm: SignatureAlgorithm) -> u8 {
-    let place = mechanism::ALL.iter().position(|a| *a == algorithm).unwrap_or(usize::from(u8::MAX));
+    let place = SignatureAlgorithm::ALL.iter().position(|a| *a == algorithm).unwrap_or(usize::from(u8::MAX));
     u8::try_from(place).unwrap_or(u8::MAX)
 }
 
 fn signature_algorithm(code: u8) -> Option<SignatureAlgorithm> {
-    mechanism::ALL.get(usize::from(code)).copied()
+    SignatureAlgorithm::ALL.get(usize::from(code)).copied()
 }
 
 /// A [`KeyRequest`] on its way.
@@ -143,9 +143,16 @@ impl WireRequest {
     }
 }
 
-/// Key algorithms without a size of their own; RSA comes beside.
-pub(crate) const KEYS: [KeyAlgorithm; 4] =
-    [KeyAlgorithm::EcP256, KeyAlgorithm::EcP384, KeyAlgorithm::EcP521, KeyAlgorithm::Ed25519];
+/// Those without a size.
+pub(crate) const KEYS: [KeyAlgorithm; 7] = [
+    KeyAlgorithm::EcP256,
+    KeyAlgorithm::EcP384,
+    KeyAlgorithm::EcP521,
+    KeyAlgorithm::Ed25519,
+    KeyAlgorithm::MlDsa44,
+    KeyAlgorithm::MlDsa65,
+    KeyAlgorithm::MlDsa87,
+];
 
 fn key_code(algorithm: KeyAlgorithm) -> u32 {
     match algorithm {
@@ -335,7 +342,7 @@ mod tests {
 
     #[test]
     fn algorithms_keep_their_codes() {
-        for algorithm in mechanism::ALL {
+        for algorithm in SignatureAlgorithm::ALL {
             assert_eq!(signature_algorithm(signature_code(algorithm)), Some(algorithm));
         }
         for algorithm in KEYS.into_iter().chain([KeyAlgorithm::Rsa(2048), KeyAlgorithm::Rsa(4096)]) {

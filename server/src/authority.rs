@@ -54,6 +54,7 @@ impl Authority {
             ca_issuers_url: issuer.urls().ca_issuers().to_owned(),
             crl_number: crl.as_ref().map(|c| c.number).unwrap_or_default(),
             crl_next_update: crl.map(|c| convert::timestamp(c.next_update)),
+            signature_algorithm: issuer.signature_algorithm().to_string(),
         }
     }
 

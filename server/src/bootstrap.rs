@@ -4,7 +4,7 @@
 use crate::{
     access::Role,
     ca::{Ca, LoadedIssuer, key_id},
-    config::{RootPlace, TenantSection, key_algorithm},
+    config::{KeyChoice, RootPlace, TenantSection, key_algorithm},
     issuance::Issued,
     own_keys,
     principals::{self, NewPrincipal},
@@ -17,7 +17,7 @@ use ca_core::{
     certificate::Certificate,
     csr::CertificationRequest,
     id::{IdempotencyKey, IssuerId, PrincipalId, TenantId},
-    key::PublicKey,
+    key::{PublicKey, SignatureAlgorithm},
     name::{AttributeType, DistinguishedName},
     serial::SerialNumber,
 };
@@ -120,23 +120,25 @@ fn root_of(ca: &Ca, tenant: &TenantId) -> Option<Arc<LoadedIssuer>> {
 }
 
 async fn make_root(ca: &Arc<Ca>, tenant: &TenantSection) -> Result<Arc<LoadedIssuer>> {
-    let algorithm = key_algorithm(&tenant.root_key).map_err(anyhow::Error::msg)?;
+    let choice = key_algorithm(&tenant.root_key).map_err(anyhow::Error::msg)?;
     let purpose = format!("{} root", tenant.name);
-    let (root_key, root_public) = own_keys::obtain(ca, purpose.clone(), algorithm).await?;
+    let (root_key, root_public) = own_keys::obtain(ca, purpose.clone(), choice.key).await?;
     let id = issuer_id(&tenant.name, "root", &root_public)?;
     let now = ca.clock.for_issuance(&ca.store)?;
     let root_name = name(&tenant.organization, format!("{} Root {}", tenant.organization, tag(&root_public)))?;
-    let prepared = authority::root(Subject {
+    let subject = Subject {
         name: &root_name,
         public_key: &root_public,
         serial: SerialNumber::from_random(rand::random()),
         not_before: now.minus(BACKDATE),
         not_after: now.plus(YEAR * ROOT_YEARS),
-    })?;
+    };
+    let prepared = authority::root(subject, choice.signature)?;
     let signature = ca.sign("root", root_key, &root_public, prepared.algorithm(), prepared.tbs()).await?;
     let root = prepared.finish(&signature)?;
     // A root in the token signs its CRL and no device's certificate: draining says exactly that.
-    add_issuer(ca, tenant, &id, &root, Vec::new(), root_key, IssuerState::Draining).await?;
+    let key = Signing { key: root_key, algorithm: choice.recorded() };
+    add_issuer(ca, tenant, &id, &root, Vec::new(), key, IssuerState::Draining).await?;
     own_keys::settled(ca, &purpose);
     ca.issuer_by_id(&id).context("the root was not recorded")
 }
@@ -155,9 +157,9 @@ fn issuing_key(tenant: &TenantId) -> String {
 }
 
 async fn make_issuing(ca: &Arc<Ca>, tenant: &TenantSection, root: &LoadedIssuer) -> Result<IssuerId> {
-    let algorithm = key_algorithm(&tenant.issuing_key).map_err(anyhow::Error::msg)?;
+    let choice = key_algorithm(&tenant.issuing_key).map_err(anyhow::Error::msg)?;
     let purpose = issuing_key(&tenant.name);
-    let (key, public) = own_keys::obtain(ca, purpose.clone(), algorithm).await?;
+    let (key, public) = own_keys::obtain(ca, purpose.clone(), choice.key).await?;
     let id = issuer_id(&tenant.name, "ca", &public)?;
     // One certificate for one key, also when the run that made it was cut off before the issuer was recorded.
     let once = IdempotencyKey::new(hex::encode(public.spki_sha256()))?;
@@ -176,13 +178,29 @@ async fn make_issuing(ca: &Arc<Ca>, tenant: &TenantSection, root: &LoadedIssuer)
         authority::issuing_ca(
             subject,
             parent,
+            root.issuer.signature_algorithm(),
             ParentUrls { crl: Some(urls.crl()), ocsp: None, ca_issuers: Some(urls.ca_issuers()) },
         )
     })
     .await?;
+    let key = Signing { key, algorithm: choice.recorded() };
     add_issuer(ca, tenant, &id, &certificate, vec![parent.der().to_vec()], key, IssuerState::Active).await?;
     own_keys::settled(ca, &purpose);
     Ok(id)
+}
+
+/// An issuer's key, and what it signs with where that is not the key's usual algorithm.
+struct Signing {
+    key: KeyId,
+    algorithm: Option<SignatureAlgorithm>,
+}
+
+/// What the configuration chose for an issuing key that exists. One that was made before the choice was changed signs
+/// in its usual way.
+fn choice_for(tenant: &TenantSection, public: &PublicKey) -> Result<KeyChoice> {
+    let choice = key_algorithm(&tenant.issuing_key).map_err(anyhow::Error::msg)?;
+    let key = public.algorithm();
+    Ok(if choice.key == key { choice } else { KeyChoice { key, signature: key.signature_algorithm() } })
 }
 
 async fn add_issuer(
@@ -191,7 +209,7 @@ async fn add_issuer(
     id: &IssuerId,
     certificate: &Certificate,
     chain: Vec<Vec<u8>>,
-    key: KeyId,
+    signing: Signing,
     state: IssuerState,
 ) -> Result<()> {
     ca.commit(AddIssuer {
@@ -199,7 +217,8 @@ async fn add_issuer(
         issuer: id.clone(),
         certificate: certificate.der().to_vec(),
         chain,
-        key_id: key.as_bytes().to_vec(),
+        key_id: signing.key.as_bytes().to_vec(),
+        signature_algorithm: signing.algorithm,
         ocsp_certificate: Vec::new(),
         ocsp_key_id: Vec::new(),
         urls: issuer_urls(ca, id),
@@ -218,14 +237,14 @@ async fn make_request(ca: &Arc<Ca>, tenant: &TenantSection) -> Result<PathBuf> {
         }
         pending_key(ca, &pending).await?
     } else {
-        let algorithm = key_algorithm(&tenant.issuing_key).map_err(anyhow::Error::msg)?;
-        let (key, public) = own_keys::obtain(ca, issuing_key(&tenant.name), algorithm).await?;
+        let choice = key_algorithm(&tenant.issuing_key).map_err(anyhow::Error::msg)?;
+        let (key, public) = own_keys::obtain(ca, issuing_key(&tenant.name), choice.key).await?;
         write_whole(&pending, &serde_json::to_vec(&Pending { key: hex::encode(key.as_bytes()) })?)?;
         own_keys::settled(ca, &issuing_key(&tenant.name));
         (key, public)
     };
     let info = authority::certification_request(&issuing_name(tenant, &public)?, &public)?;
-    let algorithm = public.algorithm().signature_algorithm();
+    let algorithm = choice_for(tenant, &public)?.signature;
     let signature = ca.sign("csr", key, &public, algorithm, &info).await?;
     let csr = authority::finish_csr(&info, algorithm, &signature)?;
     let pem = der::pem::encode_string("CERTIFICATE REQUEST", der::pem::LineEnding::LF, &csr)
@@ -270,6 +289,7 @@ pub async fn import_chain(ca: &Arc<Ca>, tenant: &TenantSection, chain: &[Certifi
             authority::check_imported_chain(&public, chain, ca.now()).context("the chain does not fit the CSR")?;
             let id = issuer_id(&tenant.name, "ca", &public)?;
             let above = above.iter().map(|c| c.der().to_vec()).collect();
+            let key = Signing { key, algorithm: choice_for(tenant, &public)?.recorded() };
             add_issuer(ca, tenant, &id, issuing, above, key, IssuerState::Active).await?;
             id
         }

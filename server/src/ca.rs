@@ -301,8 +301,11 @@ fn load_issuer(entry: &IssuerEntry) -> anyhow::Result<LoadedIssuer> {
         store::IssuerState::Retired => IssuerState::Retired,
     };
     let urls = IssuerUrls::new(&entry.urls.crl, &entry.urls.ocsp, &entry.urls.ca_issuers).with_context(about)?;
-    let issuer =
+    let mut issuer =
         Issuer::new(entry.id.clone(), entry.tenant.clone(), state, certificate, chain, urls).with_context(about)?;
+    if let Some(algorithm) = entry.signature_algorithm {
+        issuer = issuer.with_signature_algorithm(algorithm).with_context(about)?;
+    }
     let responder = if entry.ocsp_certificate.is_empty() {
         None
     } else {

@@ -1,5 +1,9 @@
 //! The configuration file: TOML, unknown keys refused, everything checked before anything starts.
 
+mod key_choice;
+
+pub use key_choice::{KeyChoice, key_algorithm};
+
 use ca_core::{
     id::{ProfileName, TenantId},
     profile::{CertificateProfile, ProfileSpec},
@@ -139,8 +143,6 @@ pub struct CopySection {
 pub enum PinSource {
     /// A file that only its owner can read.
     File(PathBuf),
-    /// An environment variable.
-    Env(String),
     /// A systemd credential (LoadCredential= or LoadCredentialEncrypted=).
     Credential(String),
     /// Ask on the terminal.
@@ -153,7 +155,6 @@ impl PinSource {
     fn resolved(&self) -> hsm::PinSource {
         match self.clone() {
             Self::File(path) => hsm::PinSource::File(path),
-            Self::Env(name) => hsm::PinSource::Env(name),
             Self::Credential(name) => hsm::PinSource::Credential(name),
             Self::Prompt(_) => hsm::PinSource::Prompt,
             Self::Shares(count) => hsm::PinSource::Shares(count),
@@ -282,7 +283,7 @@ pub struct TenantSection {
     /// Where the root key is: in this token, or held elsewhere (`init` then writes a CSR).
     #[serde(default)]
     pub root: RootPlace,
-    /// The root key's algorithm.
+    /// The root key's algorithm; `RSA-3072-PSS` is an RSA key that signs with PSS.
     #[serde(default = "p384")]
     pub root_key: String,
     /// The issuing and responder keys' algorithm.
@@ -473,26 +474,4 @@ fn built_in_profiles() -> BTreeMap<String, ProfileSpec> {
         (crate::bootstrap::PRINCIPAL_PROFILE, ProfileSpec::principal()),
     ];
     profiles.into_iter().map(|(name, spec)| (name.to_owned(), spec)).collect()
-}
-
-/// Parses a key algorithm that a CA key may have.
-///
-/// # Errors
-/// A sentence that lists what is possible.
-pub fn key_algorithm(text: &str) -> Result<ca_core::key::KeyAlgorithm, String> {
-    use ca_core::key::KeyAlgorithm as K;
-    Ok(match text {
-        "P-256" => K::EcP256,
-        "P-384" => K::EcP384,
-        "P-521" => K::EcP521,
-        "Ed25519" => K::Ed25519,
-        "RSA-2048" => K::Rsa(2048),
-        "RSA-3072" => K::Rsa(3072),
-        "RSA-4096" => K::Rsa(4096),
-        other => {
-            return Err(format!(
-                "'{other}' is no key algorithm; use P-256, P-384, P-521, Ed25519, RSA-2048, RSA-3072 or RSA-4096"
-            ));
-        }
-    })
 }

@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn the_documentation_arc_is_pointed_out_until_the_profile_is_ones_own() {
-        let text = "data_dir = '/nowhere'\n[token]\nmodule = '/m'\nuri = 'pkcs11:token=t'\npin = { env = 'P' }\n\
+        let text = "data_dir = '/nowhere'\n[token]\nmodule = '/m'\nuri = 'pkcs11:token=t'\npin = { file = '/p' }\n\
                     [grpc]\nlisten = '127.0.0.1:1'\nnames = ['a']\n[http]\nlisten = '127.0.0.1:2'\nbase_url = 'http://a'\n";
         let mut config = Config::parse(text, Path::new("test")).unwrap();
         assert!(matches!(profiles(&config), Verdict::Warning { .. }));

@@ -49,7 +49,11 @@ impl Inventory {
             issuer: request::optional_id("issuer_id", &wanted.issuer_id)?,
             principal: request::optional_id("principal_id", &wanted.principal_id)?,
         };
-        let page = self.ca.store.certificates(&tenant, &filter, after, limit, limits::PAGE_SCAN)?;
+        let mut page = self.ca.store.certificates(&tenant, &filter, after, limit, limits::PAGE_SCAN)?;
+        let fit = fitting(page.items.iter().map(octets), limits::PAGE_OCTETS);
+        if fit < page.items.len() {
+            page = self.ca.store.certificates(&tenant, &filter, after, fit, limits::PAGE_SCAN)?;
+        }
         Ok(v1::ListCertificatesResponse {
             certificates: issued(&page.items)?,
             next_page_token: page_token::encode(&wanted, page.next),
@@ -105,6 +109,19 @@ fn issued(entries: &[CertificateEntry]) -> Result<Vec<v1::Certificate>, Failure>
     entries.iter().filter(|e| e.signature.is_some()).map(convert::certificate).collect()
 }
 
+fn octets(entry: &CertificateEntry) -> usize {
+    entry.tbs.len() + entry.signature.as_ref().map_or(0, Vec::len)
+}
+
+/// How many of the first of these lengths make at most `limit` together; at least one.
+fn fitting(lengths: impl Iterator<Item = usize>, limit: usize) -> usize {
+    let sums = lengths.scan(0usize, |sum, length| {
+        *sum = sum.saturating_add(length);
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= limit).count().max(1)
+}
+
 fn state_filter(state: i32) -> Result<Option<CertificateState>, Failure> {
     match v1::CertificateState::try_from(state) {
         Ok(v1::CertificateState::Unspecified) => Ok(None),
@@ -145,5 +162,23 @@ impl CertificateService for Inventory {
         request: Request<v1::ListDevicesRequest>,
     ) -> Result<Response<v1::ListDevicesResponse>, Status> {
         answer("ListDevices", tokio::task::block_in_place(|| self.devices(request)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_before_it_is_too_long() {
+        let fits = |lengths: &[usize]| fitting(lengths.iter().copied(), 10);
+        assert_eq!(fits(&[4, 4, 4]), 2);
+        assert_eq!(fits(&[5, 5, 1]), 2);
+        assert_eq!(fits(&[5, 5]), 2);
+        // One is always given, or nobody would ever get past it.
+        assert_eq!(fits(&[11, 1]), 1);
+        // A full page of the largest certificates with what is said about them stays within a message.
+        let largest = fitting(std::iter::repeat_n(8_300, limits::PAGE_MAX), limits::PAGE_OCTETS);
+        assert!(largest < limits::PAGE_MAX && largest * (8_300 + 4_096) < limits::RESPONSE_BYTES);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Largest request message. The largest legal one is BeginAttestation with eight 16 KiB intermediates; a CSR is 16 KiB.
 pub const REQUEST_BYTES: usize = 160 * 1024;
-/// Largest response message: a page of 500 certificates of at most 8 KiB.
+/// Largest response message: what gRPC clients take unless told otherwise. See [`PAGE_OCTETS`].
 pub const RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 /// How long a gRPC connection may be silent before its TLS handshake: a client speaks first, within a round trip.
 pub const FIRST_BYTE: Duration = Duration::from_secs(2);
@@ -51,14 +51,22 @@ pub const STREAMS_PER_CONNECTION: u32 = 128;
 pub const ISSUANCES: usize = 512;
 /// OCSP signatures in progress; beyond it the answer is tryLater (RFC 6960 2.3).
 pub const OCSP_SIGNATURES: usize = 64;
-/// OCSP responses kept: about 1 KiB each.
+/// OCSP responses kept: about 1 KiB each with ECDSA.
 pub const OCSP_CACHE: usize = 8_192;
+/// Octets of OCSP responses kept: with ML-DSA-87 one has 13 KiB, the responder's certificate in it.
+pub const OCSP_CACHE_OCTETS: usize = 16 * 1024 * 1024;
 /// OCSP request body: 32 CertIDs with SHA-256 and a nonce are 4 KiB.
 pub const OCSP_BODY: usize = 8 * 1024;
 /// Page size when the caller names none, and the largest.
 pub const PAGE: usize = 100;
 /// Largest page.
 pub const PAGE_MAX: usize = 500;
+/// Certificates of a page in octets; a page of larger ones ends early. 500 of ECDSA have half a mebibyte, 500 of
+/// ML-DSA-87 four, and [`RESPONSE_BYTES`] also holds what is said about them.
+pub const PAGE_OCTETS: usize = 2 * 1024 * 1024;
+/// A client's certificate: ML-DSA-87 takes 8 KiB (a key of 2592 octets, a signature of 4627), 32 names of the usual
+/// length two more.
+pub const CLIENT_CERTIFICATE: usize = 16 * 1024;
 /// How many index entries one page may look at before it ends early with a token to go on.
 pub const PAGE_SCAN: usize = 20_000;
 /// Certificates that GetDevice returns.

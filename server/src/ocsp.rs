@@ -99,7 +99,7 @@ impl OcspService {
             .into_iter()
             .map(|(cert_id, status)| SingleStatus { cert_id, status, this_update: now, next_update: Some(next_update) })
             .collect();
-        let der = Arc::new(self.sign(responder, now, &statuses, request.nonce()).await?);
+        let der = Arc::new(self.sign(&issuer, responder, now, &statuses, request.nonce()).await?);
         metrics::counter!("sealwright_ocsp_total", "answer" => "signed").increment(1);
         if let Some((id, status)) = single {
             self.keep(id, Cached { status, this_update: now, next_update, der: der.clone() });
@@ -159,7 +159,9 @@ impl OcspService {
             return;
         }
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= limits::OCSP_CACHE && !cache.contains_key(&id) {
+        // Answers of one issuer have one length.
+        let places = limits::OCSP_CACHE.min(limits::OCSP_CACHE_OCTETS / answer.der.len().max(1));
+        if cache.len() >= places && !cache.contains_key(&id) {
             cache.clear();
         }
         cache.insert(id, answer);
@@ -167,6 +169,7 @@ impl OcspService {
 
     async fn sign(
         &self,
+        issuer: &LoadedIssuer,
         responder: &Responder,
         now: UnixTime,
         statuses: &[SingleStatus],
@@ -174,7 +177,7 @@ impl OcspService {
     ) -> Result<Vec<u8>, Failure> {
         let _slot = self.signatures.try_acquire().map_err(|_| Failure::TryLater)?;
         let key = responder.certificate.public_key();
-        let algorithm = key.algorithm().signature_algorithm();
+        let algorithm = issuer.issuer.responder_algorithm(key);
         let info = ResponderInfo::new(key, algorithm, vec![responder.certificate.der().to_vec()]);
         let internal = |error| {
             tracing::error!(%error, "OCSP response");

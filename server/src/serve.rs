@@ -56,13 +56,15 @@ pub struct Running {
     background: Vec<JoinHandle<()>>,
 }
 
+const TOKEN_UNUSABLE: &str = "the PKCS#11 token cannot be used; 'sealwright doctor' says more";
+
 /// Opens the tokens that the configuration names. Those in `known` must prove to be the ones that were enrolled.
 ///
 /// # Errors
 /// What the token says, with what to do.
 pub fn open_token(config: &Config, known: Vec<Identity>) -> Result<Token> {
     let tokens = token_config(config, known)?;
-    Token::open(tokens).context("the PKCS#11 token cannot be used; 'sealwright doctor' says more")
+    Token::open(tokens).context(TOKEN_UNUSABLE)
 }
 
 /// The configuration of the HSM layer.
@@ -381,12 +383,12 @@ fn is_token_away(error: &anyhow::Error) -> bool {
 /// Opens the token and all that needs it. While it is away, status is served from the disk.
 async fn open_patiently(config: &Config, store: &Store) -> Result<(Arc<Ca>, Option<Front>)> {
     let (mut front, mut backoff) = (None, Duration::from_secs(1));
+    let tokens = token_config(config, token_identity::known(store)?)?;
+    let token = tokio::task::block_in_place(|| Token::start(tokens))?;
     loop {
         let attempt = async {
-            let ca = tokio::task::block_in_place(|| {
-                let token = open_token(config, token_identity::known(store)?)?;
-                Ca::assemble(config.clone(), store.clone(), token)
-            })?;
+            tokio::task::block_in_place(|| token.wait()).context(TOKEN_UNUSABLE)?;
+            let ca = Ca::assemble(config.clone(), store.clone(), token.clone())?;
             prepare(&ca).await.map(|()| ca)
         };
         let error = match attempt.await {
@@ -401,7 +403,7 @@ async fn open_patiently(config: &Config, store: &Store) -> Result<(Arc<Ca>, Opti
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, status]);
         }
         tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(Duration::from_secs(30));
+        backoff = (backoff * 2).min(Duration::from_secs(4));
     }
 }
 

@@ -46,7 +46,11 @@ impl TokenTlsKey {
             KeyAlgorithm::EcP256 => SignatureScheme::ECDSA_NISTP256_SHA256,
             KeyAlgorithm::EcP384 => SignatureScheme::ECDSA_NISTP384_SHA384,
             KeyAlgorithm::Ed25519 => SignatureScheme::ED25519,
-            KeyAlgorithm::EcP521 | KeyAlgorithm::Rsa(_) => return None,
+            KeyAlgorithm::EcP521
+            | KeyAlgorithm::Rsa(_)
+            | KeyAlgorithm::MlDsa44
+            | KeyAlgorithm::MlDsa65
+            | KeyAlgorithm::MlDsa87 => return None,
         };
         Some(Self { token, key, public_key, scheme, algorithm: algorithm.signature_algorithm() })
     }
@@ -113,8 +117,7 @@ impl ClientCertVerifier for PossessionVerifier {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
-        // A certificate of ours is at most 8 KiB (see `issue`).
-        if end_entity.len() > 8 * 1024 {
+        if end_entity.len() > limits::CLIENT_CERTIFICATE {
             return Err(TlsError::InvalidCertificate(rustls::CertificateError::BadEncoding));
         }
         Ok(ClientCertVerified::assertion())

@@ -82,6 +82,7 @@ fn write(dir: &Path) -> Outcome<()> {
             certificate: vec![0x30; 500],
             chain: Vec::new(),
             key_id: vec![1; 16],
+            signature_algorithm: None,
             ocsp_certificate: Vec::new(),
             ocsp_key_id: Vec::new(),
             urls: IssuerUrls::default(),

@@ -305,6 +305,8 @@ pub struct IssuerEntry {
     pub chain: Vec<Vec<u8>>,
     /// `CKA_ID` of its key.
     pub key_id: Vec<u8>,
+    /// What it signs with; `None`: its key's usual algorithm.
+    pub signature_algorithm: Option<SignatureAlgorithm>,
     /// The newest OCSP responder certificate, DER.
     pub ocsp_certificate: Vec<u8>,
     /// `CKA_ID` of that responder's key.

@@ -40,6 +40,9 @@ pub struct IssuerAdded {
     pub ca_issuers_url: String,
     #[prost(uint32, tag = "10")]
     pub state: u32,
+    /// 0: the usual algorithm of its key.
+    #[prost(uint32, tag = "11")]
+    pub signature_algorithm: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -26,7 +26,7 @@ use ca_core::{
     time::UnixTime,
 };
 
-const ALGORITHMS: [(u32, SignatureAlgorithm); 7] = [
+const ALGORITHMS: [(u32, SignatureAlgorithm); 13] = [
     (1, SignatureAlgorithm::EcdsaSha256),
     (2, SignatureAlgorithm::EcdsaSha384),
     (3, SignatureAlgorithm::EcdsaSha512),
@@ -34,6 +34,12 @@ const ALGORITHMS: [(u32, SignatureAlgorithm); 7] = [
     (5, SignatureAlgorithm::RsaPkcs1Sha384),
     (6, SignatureAlgorithm::RsaPkcs1Sha512),
     (7, SignatureAlgorithm::Ed25519),
+    (8, SignatureAlgorithm::RsaPssSha256),
+    (9, SignatureAlgorithm::RsaPssSha384),
+    (10, SignatureAlgorithm::RsaPssSha512),
+    (11, SignatureAlgorithm::MlDsa44),
+    (12, SignatureAlgorithm::MlDsa65),
+    (13, SignatureAlgorithm::MlDsa87),
 ];
 
 /// The journal's number of an algorithm.
@@ -56,6 +62,10 @@ struct Field<'a>(&'a View<'a>, u64);
 impl Field<'_> {
     fn wrong(&self) -> StoreError {
         StoreError::Corrupt(self.0.files.place(self.1, 0))
+    }
+
+    fn algorithm(&self, number: u32) -> Result<SignatureAlgorithm, StoreError> {
+        ALGORITHMS.iter().find(|(n, _)| *n == number).map(|(_, a)| *a).ok_or_else(|| self.wrong())
     }
 
     fn id<T>(&self, text: &str) -> Result<T, StoreError>
@@ -115,11 +125,7 @@ impl View<'_> {
             serial: f.serial(&intent.serial)?,
             sequence,
             intended_at: time(intended_at),
-            algorithm: ALGORITHMS
-                .iter()
-                .find(|(number, _)| *number == intent.algorithm)
-                .map(|(_, algorithm)| *algorithm)
-                .ok_or_else(|| f.wrong())?,
+            algorithm: f.algorithm(intent.algorithm)?,
             profile: f.id::<ProfileName>(&intent.profile)?,
             profile_sha256: f.hash(&intent.profile_sha256)?,
             holder: if intent.holder_kind == HOLDER_DEVICE {
@@ -326,6 +332,10 @@ impl View<'_> {
             ocsp_certificate,
             ocsp_key_id,
             urls: IssuerUrls { crl: e.crl_url, ocsp: e.ocsp_url, ca_issuers: e.ca_issuers_url },
+            signature_algorithm: match e.signature_algorithm {
+                0 => None,
+                number => Some(f.algorithm(number)?),
+            },
             state: STATES.iter().find(|(n, _)| *n == row.state).map(|(_, s)| *s).ok_or_else(|| f.wrong())?,
             added_at: time(located.record.time),
             sequence: located.record.sequence,

@@ -170,6 +170,9 @@ fn fields(event: &Event) -> Vec<(&'static str, String)> {
             f.octets("ocsp_certificate", &e.ocsp_certificate).octets("ocsp_key_id", &e.ocsp_key_id);
             f.text("crl_url", &e.crl_url).text("ocsp_url", &e.ocsp_url).text("ca_issuers_url", &e.ca_issuers_url);
             f.number("state", u64::from(e.state));
+            if e.signature_algorithm != 0 {
+                f.number("signature_algorithm", u64::from(e.signature_algorithm));
+            }
         }
         Event::OcspResponderSet(e) => {
             f.text("issuer", &e.issuer).octets("certificate", &e.certificate).octets("key_id", &e.key_id);

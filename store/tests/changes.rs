@@ -3,6 +3,7 @@
 
 mod fixture;
 
+use ca_core::key::SignatureAlgorithm;
 use fixture::*;
 use std::sync::{Arc, Barrier};
 use store::*;
@@ -455,4 +456,27 @@ fn a_callback_that_panics_takes_nothing_with_it() {
     let (_dir, store) = fresh();
     store.submit(ReserveCrlNumber { issuer: issuer() }, NOW, |_| panic!("a test"));
     assert_eq!(store.commit(ReserveCrlNumber { issuer: issuer() }, NOW), Ok(NOW.as_secs() + 1));
+}
+
+#[test]
+fn an_issuer_keeps_the_algorithm_that_it_signs_with() {
+    let (_dir, store) = fresh();
+    assert_eq!(store.issuers().unwrap()[0].signature_algorithm, None);
+    for (n, algorithm) in SignatureAlgorithm::ALL.into_iter().enumerate() {
+        let id: ca_core::id::IssuerId = format!("issuer-{n}").parse().unwrap();
+        let add = AddIssuer { issuer: id.clone(), signature_algorithm: Some(algorithm), ..add_issuer() };
+        assert_eq!(store.commit(add, NOW).unwrap().signature_algorithm, Some(algorithm));
+        let found = store.issuers().unwrap().into_iter().find(|issuer| issuer.id == id).unwrap();
+        assert_eq!(found.signature_algorithm, Some(algorithm));
+    }
+}
+
+#[test]
+fn the_longest_signature_is_taken() {
+    let (_dir, store) = fresh();
+    let intent = Intend { algorithm: SignatureAlgorithm::MlDsa87, ..intend(1, device("d-1")) };
+    assert_eq!(store.commit(intent, NOW), Ok(Intended::New));
+    let issue = Issue { issuer: issuer(), serial: serial(1), signature: vec![7; 4627] };
+    let entry = store.commit(issue, NOW).unwrap();
+    assert_eq!((entry.algorithm, entry.signature.map(|s| s.len())), (SignatureAlgorithm::MlDsa87, Some(4627)));
 }

@@ -7,6 +7,7 @@ pub mod api;
 pub mod ca;
 pub mod device;
 pub mod http;
+pub mod installation;
 pub mod judge;
 pub mod load;
 pub mod power_cut;

@@ -149,7 +149,10 @@ fn extensions_that_break_a_rule_are_found() {
     assert_eq!(put(BC, tbs::basic_constraints(false, Some(0))), ["RFC 5280 4.2.1.9"]);
     assert_eq!(put(KU, tbs::key_usage(KeyUsages::KeyCertSign.into())), ["RFC 5280 4.2.1.3"]);
     assert_eq!(put(KU, tbs::key_usage(FlagSet::default())), ["RFC 5280 4.2.1.3"]);
-    assert_eq!(put(KU, tbs::key_usage(KeyUsages::KeyEncipherment.into())), ["RFC 5480 3, RFC 8410 5, RFC 4055 1.2"]);
+    assert_eq!(
+        put(KU, tbs::key_usage(KeyUsages::KeyEncipherment.into())),
+        ["RFC 5480 3, RFC 8410 5, RFC 4055 1.2, RFC 9881 5"]
+    );
     assert_eq!(put(EKU, tbs::extended_key_usage(&[rfc5912::ID_KP_OCSP_SIGNING])), ["RFC 6960 4.2.2.2"]);
     assert_eq!(put(EKU, tbs::extended_key_usage(&[])), ["RFC 5280 4.2.1.12"]);
     assert_eq!(put(AKI, tbs::authority_key_identifier(&[8; 20])), ["RFC 5280 4.2.1.1"]);

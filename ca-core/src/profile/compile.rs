@@ -55,16 +55,13 @@ pub(super) fn parse_lifetime(text: &str) -> Result<Lifetime, Fault> {
 }
 
 pub(super) fn compile_key_algorithms(names: &[String]) -> Result<Vec<KeyAlgorithm>, Fault> {
-    use KeyAlgorithm as K;
-    const KNOWN: [KeyAlgorithm; 7] =
-        [K::EcP256, K::EcP384, K::EcP521, K::Ed25519, K::Rsa(2048), K::Rsa(3072), K::Rsa(4096)];
     let algorithms = names
         .iter()
         .map(|name| {
-            KNOWN.into_iter().find(|k| k.to_string() == *name).ok_or((
-                "key_algorithms",
-                format!("{name:?} is none of P-256, P-384, P-521, Ed25519, RSA-2048, RSA-3072, RSA-4096"),
-            ))
+            KeyAlgorithm::named(name).ok_or_else(|| {
+                let known = KeyAlgorithm::NAMED.map(|k| k.to_string()).join(", ");
+                ("key_algorithms", format!("{name:?} is none of {known}"))
+            })
         })
         .collect::<Result<Vec<_>, _>>()?;
     if algorithms.is_empty() {
@@ -89,21 +86,23 @@ pub(super) fn compile_key_usage(names: &[KeyUsageName], keys: &[KeyAlgorithm]) -
             "key_usage",
             format!(
                 "{key} keys cannot do all of this: encipherment is for RSA keys, keyAgreement for EC keys \
-                 (RFC 5480 3, RFC 8410 5, RFC 4055 1.2)"
+                 (RFC 5480 3, RFC 8410 5, RFC 4055 1.2, RFC 9881 5)"
             ),
         )),
         None => Ok(usages),
     }
 }
 
-/// Whether a key of this kind can do all of `usages` (RFC 4055 1.2, RFC 5480 3, RFC 8410 5).
+/// Whether a key of this kind can do all of `usages` (RFC 4055 1.2, RFC 5480 3, RFC 8410 5, RFC 9881 5).
 pub(crate) fn key_usage_fits(usages: FlagSet<KeyUsages>, key: KeyAlgorithm) -> bool {
     let encipherment = KeyUsages::KeyEncipherment | KeyUsages::DataEncipherment;
     let agreement = KeyUsages::KeyAgreement | KeyUsages::EncipherOnly | KeyUsages::DecipherOnly;
     let forbidden = match key {
         KeyAlgorithm::Rsa(_) => agreement,
-        KeyAlgorithm::Ed25519 => encipherment | agreement,
-        _ => encipherment,
+        KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384 | KeyAlgorithm::EcP521 => encipherment,
+        KeyAlgorithm::Ed25519 | KeyAlgorithm::MlDsa44 | KeyAlgorithm::MlDsa65 | KeyAlgorithm::MlDsa87 => {
+            encipherment | agreement
+        }
     };
     (usages & forbidden).is_empty()
 }

@@ -14,7 +14,8 @@ pub struct ProfileSpec {
     /// For people; at most 1000 characters.
     #[serde(default)]
     pub description: String,
-    /// The keys that are certified: `P-256`, `P-384`, `P-521`, `Ed25519`, `RSA-2048`, `RSA-3072`, `RSA-4096`.
+    /// The keys that are certified: `P-256`, `P-384`, `P-521`, `Ed25519`, `RSA-2048`, `RSA-3072`, `RSA-4096`,
+    /// `ML-DSA-44`, `ML-DSA-65`, `ML-DSA-87`.
     pub key_algorithms: Vec<String>,
     /// `"90d"`, `"12h"`, `"1y"` (365 days), or `"infinite"` for 99991231235959Z.
     pub validity: String,

@@ -99,6 +99,17 @@ impl Token {
     /// do; one that is only away is not. After [`HsmError::PinWrong`] every further attempt on this token is
     /// [`HsmError::PinLockedOut`], so that no restart can lock the token.
     pub fn open(config: TokensConfig) -> Result<Self, HsmError> {
+        let token = Self::start(config)?;
+        token.wait()?;
+        Ok(token)
+    }
+
+    /// As [`Token::open`], but does not wait for a token: [`Token::wait`] does. A person who has to give a PIN is asked
+    /// once, here, however long the token is away.
+    ///
+    /// # Errors
+    /// A wrong configuration, no PIN, or no processes.
+    pub fn start(config: TokensConfig) -> Result<Self, HsmError> {
         config.check()?;
         let keeper = Keeper::start(&config.program)?;
         let spec = |token: &TokenConfig| Spec {
@@ -115,13 +126,20 @@ impl Token {
             .name("hsm-supervisor".to_owned())
             .spawn(move || supervisor.run())
             .map_err(|e| HsmError::Process(e.to_string()))?;
-        // From here on dropping `token` ends what was started.
-        let token = Self { open: Arc::new(Open { shared, supervisor: Mutex::new(Some(thread)) }) };
-        let shared = &token.open.shared;
+        // From here on dropping it ends what was started.
+        Ok(Self { open: Arc::new(Open { shared, supervisor: Mutex::new(Some(thread)) }) })
+    }
+
+    /// Waits until at least one token signs, or until it is known that none does for now.
+    ///
+    /// # Errors
+    /// As [`Token::open`]; it may be asked again.
+    pub fn wait(&self) -> Result<(), HsmError> {
+        let shared = &self.open.shared;
         shared.settle(shared.config.deadline + START);
-        token.usable()?;
+        self.usable()?;
         tuning::tune(shared);
-        Ok(token)
+        Ok(())
     }
 
     /// At least one token signs, and none is wrong.

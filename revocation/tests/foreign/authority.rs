@@ -1,5 +1,6 @@
 //! A software CA for the tests, and the commands that judge its lists and answers.
 
+use aws_lc_rs::{rand::SystemRandom, signature as lc};
 use ca_core::{certificate::Certificate, key::SignatureAlgorithm, serial::SerialNumber, time::UnixTime};
 use rcgen::{
     BasicConstraints, CertificateParams, CrlDistributionPoint, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -35,21 +36,37 @@ pub fn serial(n: u64) -> SerialNumber {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub certificate: Certificate,
+    /// What its lists and answers are signed with.
+    pub algorithm: SignatureAlgorithm,
 }
 
 impl Authority {
     pub fn new(name: &str) -> Self {
+        Self::with(name, KeyPair::generate().unwrap(), ALGORITHM)
+    }
+
+    /// Its lists and answers are signed with `algorithm`; its certificate in rcgen's way.
+    pub fn with(name: &str, key: KeyPair, algorithm: SignatureAlgorithm) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
         let der = params.self_signed(&key).unwrap().der().to_vec();
-        Self { issuer: Issuer::new(params, key), certificate: Certificate::from_der(&der).unwrap() }
+        Self { issuer: Issuer::new(params, key), certificate: Certificate::from_der(&der).unwrap(), algorithm }
     }
 
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.issuer.key().sign(message).unwrap()
+        let key = self.issuer.key();
+        let encoding: &dyn lc::RsaEncoding = match self.algorithm {
+            SignatureAlgorithm::RsaPssSha256 => &lc::RSA_PSS_SHA256,
+            SignatureAlgorithm::RsaPssSha384 => &lc::RSA_PSS_SHA384,
+            SignatureAlgorithm::RsaPssSha512 => &lc::RSA_PSS_SHA512,
+            _ => return key.sign(message).unwrap(),
+        };
+        let pair = lc::RsaKeyPair::from_pkcs8(&key.serialize_der()).unwrap();
+        let mut signature = vec![0; pair.public_modulus_len()];
+        pair.sign(encoding, &SystemRandom::new(), message, &mut signature).unwrap();
+        signature
     }
 
     /// A leaf with this serial number.
@@ -75,6 +92,23 @@ impl Authority {
         let der = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
         (Certificate::from_der(&der).unwrap(), key)
     }
+}
+
+/// An openssl that knows ML-DSA (3.5 or newer): the one that SEALWRIGHT_OPENSSL names, or that `scripts/kryoptic` built.
+pub fn openssl_with_ml_dsa() -> Option<String> {
+    let named = std::env::var("SEALWRIGHT_OPENSSL").ok();
+    let built = || {
+        let test = std::env::current_exe().ok()?;
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let places = test.ancestors().map(|folder| folder.join("kryoptic/openssl"));
+        let places = places.chain(manifest.ancestors().map(|folder| folder.join("target/kryoptic/openssl")));
+        places.into_iter().find(|path| path.is_file())?.to_str().map(ToOwned::to_owned)
+    };
+    let found = named.or_else(built);
+    if found.is_none() {
+        eprintln!("skipped: no openssl with ML-DSA; run scripts/kryoptic or set SEALWRIGHT_OPENSSL");
+    }
+    found
 }
 
 /// A directory with files for the commands.

@@ -6,11 +6,12 @@ use crate::{
     error::StoreError,
     event::{IssuerAdded, IssuerStateSet, OcspResponderSet, ServerIdentitySet},
     index::{key, row::IssuerRow},
-    read::state_number,
+    read::{algorithm_number, state_number},
     view::View,
 };
 use ca_core::{
     id::{IssuerId, TenantId},
+    key::SignatureAlgorithm,
     time::UnixTime,
 };
 
@@ -27,6 +28,8 @@ pub struct AddIssuer {
     pub chain: Vec<Vec<u8>>,
     /// `CKA_ID` of its key.
     pub key_id: Vec<u8>,
+    /// What it signs with; `None`: its key's usual algorithm.
+    pub signature_algorithm: Option<SignatureAlgorithm>,
     /// Its OCSP responder's certificate, DER.
     pub ocsp_certificate: Vec<u8>,
     /// `CKA_ID` of that responder's key.
@@ -98,6 +101,7 @@ impl Decide for AddIssuer {
             ocsp_url: self.urls.ocsp.clone(),
             ca_issuers_url: self.urls.ca_issuers.clone(),
             state: state_number(self.state),
+            signature_algorithm: self.signature_algorithm.map(algorithm_number).unwrap_or_default(),
         };
         Ok(Decided { tenant: self.tenant.as_str().to_owned(), events: vec![event.into()] })
     }

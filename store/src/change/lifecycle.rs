@@ -26,7 +26,7 @@ pub struct Issue {
     pub issuer: IssuerId,
     /// The serial number.
     pub serial: SerialNumber,
-    /// The signature as X.509 has it (BIT STRING content), at most 1 KiB.
+    /// The signature as X.509 has it (BIT STRING content), at most 5 KiB.
     pub signature: Vec<u8>,
 }
 
@@ -70,8 +70,8 @@ pub struct Confirm {
     pub cause: ConfirmCause,
 }
 
-/// The longest signature, in octets: RSA-8192.
-const MAX_SIGNATURE: usize = 1024;
+/// The longest signature, in octets: ML-DSA-87 has 4627 (FIPS 204 table 2).
+const MAX_SIGNATURE: usize = 5 * 1024;
 /// The longest reason of an abort, in octets.
 const MAX_ABORT_REASON: usize = 256;
 
