@@ -283,6 +283,11 @@ impl HsmError {
         }
     }
 
+    /// What the token returned is not the signature that was asked for.
+    pub(crate) fn is_wrong_signature(&self) -> bool {
+        matches!(self, Self::WrongSignature | Self::MalformedSignature { .. })
+    }
+
     pub(crate) fn away(failure: Option<Failure>) -> Self {
         Self::Unavailable { retry_after: RECONNECT, failure }
     }

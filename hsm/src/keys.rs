@@ -188,6 +188,9 @@ pub(crate) fn list(session: &Session) -> Result<Vec<TokenKey>, Trouble> {
             Err(trouble) => return Err(trouble),
         }
     }
+    if logged_out(session)? {
+        return Err(Failure::ours("C_FindObjects", "not logged in", FailureClass::LoginAgain).into());
+    }
     keys.sort_by_key(|key| key.id);
     Ok(keys)
 }
@@ -276,8 +279,8 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
                 | RvError::TemplateInconsistent
                 | RvError::TemplateIncomplete
                 | RvError::ArgumentsBad,
-                function,
-            )) if matches!(function, cryptoki::context::Function::GenerateKeyPair) => {
+                cryptoki::context::Function::GenerateKeyPair,
+            )) => {
                 Failure::ours("C_GenerateKeyPair", "the token takes no template of ours", FailureClass::Refused)
             }
             Err(error @ Cryptoki::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _)) => {

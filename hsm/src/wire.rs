@@ -43,6 +43,8 @@ pub(crate) enum ToSigner {
     },
     /// The answer to [`FromSigner::LoginWanted`]: one attempt, or why not.
     Login(Result<(), HsmError>),
+    /// A signature was wrong: look up every key again before it is used.
+    Doubt,
 }
 
 /// What a signer is asked.

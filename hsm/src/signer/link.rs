@@ -79,6 +79,17 @@ impl Link {
         Ok(())
     }
 
+    /// Checks that nobody has logged in since `seen`; waits for who is about to. A search before a login does not see
+    /// private keys, and after it nobody can tell.
+    pub fn same_login(&self, seen: u64) -> Result<(), Trouble> {
+        let _anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.epoch() == seen {
+            Ok(())
+        } else {
+            Err(Failure::ours("C_FindObjects", "the login was lost meanwhile", FailureClass::LoginAgain).into())
+        }
+    }
+
     /// Checks that the token is still in its slot, to tell a missing key from a missing token.
     pub fn present(&self) -> Result<(), Trouble> {
         let info = self.context.get_token_info(self.slot)?;

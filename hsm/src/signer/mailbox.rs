@@ -6,6 +6,7 @@ use crate::wire::{self, Frames, FromSigner, Operation, ToSigner};
 use std::collections::VecDeque;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ pub(super) struct Mailbox {
     /// The service's answer to a wish to log in.
     permission: Mutex<Option<Result<(), HsmError>>>,
     answered: Condvar,
+    /// How often the service has doubted our handles.
+    doubts: AtomicU64,
 }
 
 struct Inbox {
@@ -47,6 +50,7 @@ impl Mailbox {
             outbox: Mutex::new(Outbox { stream: writer, octets: Vec::new(), answers: 0, since: Instant::now() }),
             permission: Mutex::new(None),
             answered: Condvar::new(),
+            doubts: AtomicU64::new(0),
         })
     }
 
@@ -86,7 +90,14 @@ impl Mailbox {
                 *lock(&self.permission) = Some(permission);
                 self.answered.notify_all();
             }
+            // Before the request that comes after it in the stream is handed to anybody.
+            ToSigner::Doubt => drop(self.doubts.fetch_add(1, SeqCst)),
         }
+    }
+
+    /// Rises with each doubt: handles that were found before it are not to be used.
+    pub fn doubts(&self) -> u64 {
+        self.doubts.load(SeqCst)
     }
 
     /// Asks the service whether the PIN may be tried once.

@@ -34,7 +34,7 @@ const FINALISE: Duration = Duration::from_millis(300);
 
 /// What the first frame asks for, with the PIN in memory that is wiped.
 enum Task {
-    Serve { module: PathBuf, uri: TokenUri, pin: Pin, sessions: u32 },
+    Serve { module: PathBuf, uri: Box<TokenUri>, pin: Pin, sessions: u32 },
     Initialise { module: PathBuf, label: String, so_pin: Pin, pin: Pin },
 }
 
@@ -62,7 +62,7 @@ pub fn run() -> ExitCode {
                     end(None);
                 }
             };
-            if let Err(trouble) = serve(context.clone(), uri, pin, sessions, &mailbox) {
+            if let Err(trouble) = serve(context.clone(), *uri, pin, sessions, &mailbox) {
                 mailbox.send(&FromSigner::Failed(trouble.into()));
             }
             end(Some(&context));
@@ -106,8 +106,8 @@ fn hello(stream: &mut UnixStream) -> io::Result<Task> {
     let (module, pin) = (PathBuf::from(module), secret(pin)?);
     Ok(match mode {
         Mode::Serve { uri, sessions } => {
-            let uri = uri.parse().map_err(|e: crate::UriError| bad(&e.to_string()))?;
-            Task::Serve { module, uri, pin, sessions }
+            let uri: TokenUri = uri.parse().map_err(|e: crate::UriError| bad(&e.to_string()))?;
+            Task::Serve { module, uri: Box::new(uri), pin, sessions }
         }
         Mode::Initialise { label, so_pin } => {
             Task::Initialise { module, label: label.to_owned(), so_pin: secret(so_pin)?, pin }

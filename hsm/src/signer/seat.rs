@@ -25,11 +25,15 @@ pub(super) struct Worker {
     link: Arc<Link>,
     mailbox: Arc<Mailbox>,
     seat: Option<Seat>,
+    /// Why there is no login any more. Whoever may not log in ends: the service waits between attempts, and says so.
+    shut_out: Option<HsmError>,
 }
 
 /// A session with the handles that were found through it, good for one login.
 struct Seat {
     epoch: u64,
+    /// Doubts that there had been when the first handle was found.
+    doubts: u64,
     session: Session,
     held: HashMap<KeyId, Held>,
 }
@@ -42,7 +46,7 @@ struct Held {
 
 impl Worker {
     pub fn new(link: Arc<Link>, mailbox: Arc<Mailbox>) -> Self {
-        Self { link, mailbox, seat: None }
+        Self { link, mailbox, seat: None, shut_out: None }
     }
 
     pub fn mailbox(&self) -> Arc<Mailbox> {
@@ -66,6 +70,9 @@ impl Worker {
             self.mailbox.answer(&FromSigner::Answer { id, result, took });
             if let Some(failure) = end {
                 return Err(failure.into());
+            }
+            if let Some(error) = self.shut_out {
+                return Err(error.into());
             }
         }
         Ok(())
@@ -94,8 +101,17 @@ impl Worker {
             }
             attempt += 1;
             self.mailbox.send(&FromSigner::Recovered(failure.to_string()));
-            self.mend(class)?;
+            match self.mend(class) {
+                // What befell the request may befall its cure: once more from the beginning, with what is left.
+                Err(Trouble::Call(failure)) if self.may_go_on(&failure, attempt) => self.drop_seat(),
+                other => other?,
+            }
         }
+    }
+
+    fn may_go_on(&self, failure: &Failure, attempt: u32) -> bool {
+        let class = failure.class();
+        class.is_transient() && !class.needs_new_process() && self.shut_out.is_none() && attempt < ATTEMPTS
     }
 
     /// Some modules answer CKR_GENERAL_ERROR where the standard has a code that tells more.
@@ -112,6 +128,7 @@ impl Worker {
             && seat.held.contains_key(key)
             && let Err(Trouble::Answer(missing @ HsmError::KeyMissing { .. })) = keys::pair(&seat.session, key)
             && self.link.present().is_ok()
+            && self.link.same_login(seat.epoch).is_ok()
         {
             return Err(missing.into());
         }
@@ -122,8 +139,11 @@ impl Worker {
         match class {
             FailureClass::LoginAgain => {
                 let seen = self.seat.as_ref().map_or_else(|| self.link.epoch(), |seat| seat.epoch);
-                self.link.login_again(seen)?;
+                let result = self.link.login_again(seen);
                 self.drop_seat();
+                if let Err(trouble) = result {
+                    return Err(self.shut_out(trouble));
+                }
             }
             FailureClass::KeyMissing => {
                 if let Some(seat) = &mut self.seat {
@@ -133,6 +153,17 @@ impl Worker {
             _ => self.drop_seat(),
         }
         Ok(())
+    }
+
+    /// A request that finds no login may come again; its token is the one that something stands against.
+    fn shut_out(&mut self, trouble: Trouble) -> Trouble {
+        if matches!(&trouble, Trouble::Call(failure) if failure.class().is_transient()) {
+            return trouble;
+        }
+        let error = HsmError::from(trouble);
+        let failure = Failure::ours("C_Login", &error.to_string(), FailureClass::LoginAgain);
+        self.shut_out = Some(error);
+        failure.into()
     }
 
     /// The link's anchor keeps the login, so closing this one changes nothing else. One that is gone already is fine.
@@ -147,14 +178,23 @@ impl Worker {
         if self.seat.as_ref().is_some_and(|seat| seat.epoch != epoch) {
             self.drop_seat();
         }
+        let doubts = self.mailbox.doubts();
         let seat = match &mut self.seat {
             Some(seat) => seat,
-            empty => empty.insert(Seat { epoch, session: self.link.session()?, held: HashMap::new() }),
+            empty => empty.insert(Seat { epoch, doubts, session: self.link.session()?, held: HashMap::new() }),
         };
+        if seat.doubts != doubts {
+            seat.doubts = doubts;
+            seat.held.clear();
+        }
         let result = seat.serve(work, &self.link, took);
-        // "No such key" from a token that is gone would be a lie.
-        if matches!(result, Ok(Answer::Done) | Err(Trouble::Answer(HsmError::KeyMissing { .. }))) {
+        // "No such key" from a token that is gone, or from a session without a login, would be a lie.
+        let is_absence = matches!(result, Ok(Answer::Keys(_)) | Err(Trouble::Answer(HsmError::KeyMissing { .. })));
+        if is_absence || matches!(result, Ok(Answer::Done)) {
             self.link.present()?;
+        }
+        if is_absence {
+            self.link.same_login(epoch)?;
         }
         result
     }

@@ -109,7 +109,7 @@ impl Job {
 
     /// Whether it makes sense to try again after `error`. `others`: another token is there.
     pub fn may_repeat(&self, error: &HsmError, others: bool) -> bool {
-        let curable = error.is_retryable() || matches!(error, HsmError::WrongSignature | HsmError::Fatal(_));
+        let curable = error.is_retryable() || error.is_wrong_signature() || matches!(error, HsmError::Fatal(_));
         let elsewhere = others && self.avoid.is_none() && self.place == Place::Any;
         self.done.is_some()
             && self.task.is_repeatable()

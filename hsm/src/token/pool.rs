@@ -54,6 +54,8 @@ pub(super) struct Line {
     pub sessions: u32,
     /// Proven; takes requests.
     pub serving: bool,
+    /// Has signed for somebody.
+    pub useful: bool,
     /// Takes no more requests.
     pub retiring: bool,
     pub started: Instant,
@@ -105,6 +107,7 @@ impl Line {
             outbox,
             sessions,
             serving: false,
+            useful: false,
             retiring: false,
             started: Instant::now(),
             heard: Instant::now(),

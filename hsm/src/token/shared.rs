@@ -6,7 +6,7 @@ use super::pool::{Errands, Flight, Pool, TokenState};
 use super::statistics::{Counters, Observation, count};
 use super::supervisor::Event;
 use crate::HsmError;
-use crate::wire::{Answer, Frames, FromSigner};
+use crate::wire::{self, Answer, Frames, FromSigner, ToSigner};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -148,6 +148,7 @@ impl Shared {
                     && let Some(line) = pool.lines.get_mut(&line)
                 {
                     line.measured(took);
+                    line.useful |= line.serving;
                 }
                 flights.push((flight, result, took));
             }
@@ -155,15 +156,29 @@ impl Shared {
         };
         self.run(errands);
         for (flight, result, took) in flights {
+            let result = self.judge(unit, &flight.job, result);
+            if result.as_ref().is_err_and(HsmError::is_wrong_signature) {
+                self.doubt(line);
+            }
             self.finish(unit, flight, result, took);
         }
     }
 
-    /// An answer's last station: the signature is checked, the request repeated or its caller told.
+    /// A handle that names another key signs wrong until it is looked up again.
+    fn doubt(&self, line: u64) {
+        let outbox = self.pool().lines.get(&line).map(|line| line.outbox.clone());
+        let mut frame = Vec::new();
+        if let Some(outbox) = outbox
+            && wire::put(&mut frame, &ToSigner::Doubt).is_ok()
+        {
+            outbox.send(&frame);
+        }
+    }
+
+    /// An answer's last station: the request is repeated or its caller told.
     pub fn finish(&self, unit: usize, flight: Flight, result: Result<Answer, HsmError>, took: Duration) {
         let Flight { mut job, sent } = flight;
         let counters = self.counters(unit);
-        let result = self.judge(unit, &job, result);
         match &result {
             Ok(Answer::Signature(_)) => {
                 counters.signed(took);
@@ -202,6 +217,7 @@ impl Shared {
         job.tell(result);
     }
 
+    /// Lets no signature pass that was not checked.
     fn judge(&self, unit: usize, job: &Job, result: Result<Answer, HsmError>) -> Result<Answer, HsmError> {
         match (&job.task, result) {
             (Task::Sign { check, key }, Ok(Answer::Signature(signature))) => {
@@ -211,6 +227,11 @@ impl Shared {
                 count(&self.counters(unit).wrong_signatures);
                 tracing::error!(token = self.name(unit), %key, "the token's signature is wrong; it is withheld");
                 Err(HsmError::WrongSignature)
+            }
+            (Task::Sign { key, .. }, Err(error @ HsmError::MalformedSignature { .. })) => {
+                count(&self.counters(unit).wrong_signatures);
+                tracing::error!(token = self.name(unit), %key, %error, "it is withheld");
+                Err(error)
             }
             (Task::Sign { .. }, Ok(_)) => Err(HsmError::Process("an answer of the wrong kind".to_owned())),
             (_, other) => other,

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// Between two attempts at a token that is away: it is back within this and a start.
 const RETRY: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+/// Signers in a row that ended without one signature, until the next is waited for: a module that crashes whenever it
+/// signs would otherwise log in some forty times a second.
+const FRUITLESS: usize = 3;
 /// How often an operator's word is looked for.
 const UNLOCK: Duration = Duration::from_secs(1);
 /// A process that a busy machine does not run for so long does not hang.
@@ -66,6 +69,8 @@ struct Ward {
     sessions: u32,
     /// Attempts since the last success.
     failed: usize,
+    /// Signers in a row that served, and ended without one signature.
+    fruitless: usize,
     next_try: Option<Instant>,
     lock_out: LockOut,
     looked: Instant,
@@ -89,6 +94,7 @@ impl Supervisor {
             workers: token.workers.unwrap_or(1),
             sessions: token.sessions.unwrap_or(1),
             failed: 0,
+            fruitless: 0,
             next_try: Some(Instant::now()),
             lock_out: LockOut::new(shared.config.state_dir.as_deref(), &token.uri),
             looked: Instant::now(),
@@ -271,6 +277,8 @@ impl Supervisor {
         let unit = gone.unit;
         let Some(ward) = self.wards.get_mut(unit) else { return };
         ward.waiting.retain(|other| *other != line);
+        ward.fruitless = if gone.useful { 0 } else { ward.fruitless + usize::from(gone.serving && !gone.retiring) };
+        let is_fruitless = ward.fruitless >= FRUITLESS;
         if ward.login == Some(line) {
             ward.login = None;
             self.next_login(unit);
@@ -285,15 +293,18 @@ impl Supervisor {
             let others = self.shared.pool().lines.values().any(|l| l.unit == unit && l.serving);
             if others {
                 // One more does not start: the token may have no more sessions. The others go on.
-                if let Some(ward) = self.wards.get_mut(unit).filter(|_| !gone.serving) {
+                if let Some(ward) = self.wards.get_mut(unit).filter(|_| !gone.serving || is_fruitless) {
                     ward.next_try = Some(Instant::now() + UNLOCK);
                 }
             } else {
                 let was_serving = gone.serving;
                 let error = cause.unwrap_or_else(|| HsmError::away(Some(ended())));
-                if was_serving && error.is_retryable() {
+                if was_serving && error.is_retryable() && !is_fruitless {
                     self.restart(unit);
                 } else {
+                    if let Some(ward) = self.wards.get_mut(unit) {
+                        ward.failed = ward.failed.max(ward.fruitless.saturating_sub(FRUITLESS));
+                    }
                     self.failed(unit, error);
                 }
             }
