@@ -280,9 +280,7 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
                 | RvError::TemplateIncomplete
                 | RvError::ArgumentsBad,
                 cryptoki::context::Function::GenerateKeyPair,
-            )) => {
-                Failure::ours("C_GenerateKeyPair", "the token takes no template of ours", FailureClass::Refused)
-            }
+            )) => Failure::ours("C_GenerateKeyPair", "the token takes no template of ours", FailureClass::Refused),
             Err(error @ Cryptoki::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _)) => {
                 // Some say this of a template, too; nobody says what was made before it.
                 absent(session, request)?;

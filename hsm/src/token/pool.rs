@@ -204,6 +204,7 @@ impl Pool {
     }
 
     /// Hands in a request, or gives it back with the reason.
+    #[allow(clippy::result_large_err, reason = "it is moved on at once")]
     pub fn push(&mut self, job: Job) -> Result<(), (Job, HsmError)> {
         if self.closed {
             return Err((job, HsmError::Closed));
@@ -233,6 +234,7 @@ impl Pool {
     }
 
     /// A request that a signer did not do, ahead of all others.
+    #[allow(clippy::result_large_err, reason = "it is moved on at once")]
     pub fn push_again(&mut self, job: Job) -> Result<(), (Job, HsmError)> {
         if self.closed {
             return Err((job, HsmError::Closed));
