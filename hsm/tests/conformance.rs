@@ -249,3 +249,20 @@ fn a_key_that_the_token_says_twice_is_found() {
         nothing_is_left();
     });
 }
+
+#[test]
+fn a_bound_on_sessions_is_seen() {
+    softhsm::test::in_child("a_bound_on_sessions_is_seen", || {
+        // In each process: an anchor, and as many as are asked for.
+        let options = Options { fast: false, ..QUICK };
+        let (report, _) = check(broken("C_OpenSession from=7 ckr=CKR_SESSION_COUNT", true), &options);
+        for shape in &report.shapes {
+            assert_eq!(shape.problem.is_some(), shape.sessions > 6, "{shape:?}");
+            assert_eq!(shape.per_second > 1.0, shape.sessions <= 6, "{shape:?}");
+        }
+        let Some(Verdict::Missing(text)) = report.verdict("sessions", "bears") else { panic!() };
+        assert!(text.contains("8 sessions") && text.contains("CKR_SESSION_COUNT"), "{text}");
+        assert!(report.best.is_some_and(|(_, sessions)| sessions <= 6));
+        nothing_is_left();
+    });
+}
