@@ -5,10 +5,10 @@ target  := $(or $(CARGO_TARGET_DIR),target)
 binary  := $(target)/debug/sealwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo kryoptic test lint bench nightly
+.PHONY: help setup build demo kryoptic test lint bench test-nightly
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing on this machine (Debian, Ubuntu)
 	@scripts/setup
@@ -38,7 +38,9 @@ bench: setup ## throughput and latency of a release build on this machine
 	cargo build --locked --release -p cli --bin sealwright
 	SEALWRIGHT_BIN=$(target)/release/sealwright cargo run --locked --release -p tests --bin bench
 
-nightly: setup build ## the long runs: 200 kills under load, 20 power cuts (the latter need root)
+test-nightly: setup build kryoptic ## the long runs: every token fault, 200 kills, 20 power cuts (the latter need root)
+	SEALWRIGHT_FAULTS=full cargo test --locked -p hsm --test faults -- --nocapture
+	SEALWRIGHT_FAULTS=full cargo test --locked -p tests --test hsm_faults -- --nocapture
 	SEALWRIGHT_KILLS=200 cargo test --locked -p tests --test crash -- --nocapture
 	SEALWRIGHT_INIT_KILLS=200 cargo test --locked -p tests --test init_kills -- --nocapture
 	SEALWRIGHT_BIN=$(binary) tests/power-cut 20

@@ -8,7 +8,7 @@
 use crate::pin::Combine;
 use crate::process::{self, Program};
 use crate::wire::{self, Hello, Mode};
-use crate::{HsmError, Pin, PinSource};
+use crate::{HsmError, Pin, PinSource, TokenConfig};
 use rustix::net::{
     self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
@@ -98,6 +98,12 @@ impl Keeper {
         }
     }
 
+    /// The process has ended; nothing can be started through it any more.
+    pub fn is_gone(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(child.try_wait(), Ok(None))
+    }
+
     /// Ends a signer, whatever it is doing.
     pub fn kill(&self, number: u64) {
         if let Err(error) = self.ask(&Ask::Kill(number)) {
@@ -121,6 +127,17 @@ impl Keeper {
             Ok(Reply::Refused(error)) => Err(error),
             Ok(reply) => Ok((reply, descriptor)),
             Err(error) => Err(HsmError::Process(format!("the keeper answered nonsense: {error}"))),
+        }
+    }
+}
+
+impl From<&TokenConfig> for Spec {
+    fn from(token: &TokenConfig) -> Self {
+        Self {
+            module: token.module.clone(),
+            uri: token.uri.to_string(),
+            pin: token.pin.clone(),
+            environment: token.environment.clone(),
         }
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod check;
 mod ckr;
+mod epoch;
 mod error;
 pub mod keeper;
 mod keys;

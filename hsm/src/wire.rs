@@ -60,12 +60,14 @@ pub(crate) enum Operation {
     /// Try to read or wrap the private key; a sound token refuses.
     Extract(KeyId),
     Mechanisms,
+    ReadEpoch,
+    WriteEpoch(u64),
 }
 
 impl Operation {
     /// Doing it twice is as good as once. (Two signatures over the same octets differ and are both right.)
     pub fn is_repeatable(&self) -> bool {
-        !matches!(self, Self::Generate(_) | Self::Destroy(_))
+        !matches!(self, Self::Generate(_) | Self::Destroy(_) | Self::WriteEpoch(_))
     }
 
     /// For metrics and logs.
@@ -79,6 +81,7 @@ impl Operation {
             Self::Destroy(_) => "destroy",
             Self::Extract(_) => "extract",
             Self::Mechanisms => "mechanisms",
+            Self::ReadEpoch | Self::WriteEpoch(_) => "epoch",
         }
     }
 }
@@ -240,6 +243,7 @@ pub(crate) enum Answer {
     Mechanisms(Vec<Mechanism>),
     /// What [`Operation::Extract`] got out, in words; empty is as it must be.
     Leaks(Vec<String>),
+    Epoch(Option<u64>),
     Done,
 }
 

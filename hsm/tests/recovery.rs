@@ -7,7 +7,7 @@ use ca_core::key::KeyAlgorithm;
 use hsm::{HsmError, Token, TokenConfig, TokenState, TokensConfig};
 use std::fs;
 use std::time::{Duration, Instant};
-use support::{config, id, key, kill_signers, one, open, pkcs11_tool, request, sign, signing, with};
+use support::{config, id, key, kill_keeper, kill_signers, one, open, pkcs11_tool, request, sign, signing, with};
 
 /// Asks until it is done; every refusal must say that it is worth asking again.
 fn comes_back(within: Duration, mut ask: impl FnMut() -> Result<(), HsmError>) -> Duration {
@@ -62,6 +62,18 @@ fn a_killed_signer_is_replaced_and_nobody_notices() {
             assert_eq!(token.statistics().crashes, n);
         }
         assert_eq!(token.statistics().logins, 6);
+    });
+}
+
+#[test]
+fn a_killed_keeper_is_replaced() {
+    softhsm::test::in_child("a_killed_keeper_is_replaced", || {
+        let token = open();
+        let public = key(&token);
+        for _ in 0..3 {
+            kill_keeper();
+            comes_back(Duration::from_secs(5), || sign(&token, &public));
+        }
     });
 }
 
@@ -209,5 +221,38 @@ fn a_token_that_leaves_it_open_is_measured() {
         assert_eq!((token.status()[0].workers, token.status()[0].sessions), shape);
         assert!(token.statistics().signatures < 20, "{:?}", begun.elapsed());
         sign(&token, &public).unwrap();
+    });
+}
+
+#[test]
+fn a_token_put_back_from_a_backup_is_refused() {
+    softhsm::test::in_child("a_token_put_back_from_a_backup_is_refused", || {
+        let identity = open().enroll(0, id(9)).unwrap();
+        let dir = softhsm::test::token().dir;
+        let service = || {
+            let config = TokensConfig { known: vec![identity.clone()], state_dir: Some(dir.clone()), ..config() };
+            Token::open(TokensConfig { serves: true, ..config }).unwrap()
+        };
+        let started = || {
+            let token = service();
+            sign(&token, &key(&token)).unwrap();
+        };
+        started();
+        let copy = |from: &str, to: &str| {
+            let status = std::process::Command::new("cp").arg("-a").arg(dir.join(from)).arg(dir.join(to)).status();
+            assert!(status.unwrap().success());
+        };
+        copy("tokens", "backup");
+        started();
+        // The present token is fine as often as one likes, the older copy is not.
+        started();
+        fs::rename(dir.join("tokens"), dir.join("present")).unwrap();
+        copy("backup", "tokens");
+        let config = TokensConfig { known: vec![identity.clone()], state_dir: Some(dir.clone()), ..config() };
+        let refused = Token::open(config).unwrap_err();
+        assert!(matches!(&refused, HsmError::WrongToken { reason, .. } if reason.contains("backup")), "{refused}");
+        fs::remove_dir_all(dir.join("tokens")).unwrap();
+        fs::rename(dir.join("present"), dir.join("tokens")).unwrap();
+        started();
     });
 }

@@ -80,6 +80,7 @@ pub fn token_config(config: &Config, known: Vec<Identity>) -> Result<TokensConfi
         program: Program::this(),
         state_dir: config.data_dir.is_dir().then(|| config.data_dir.clone()),
         known,
+        serves: false,
         observer: Some(telemetry::token_observer()),
     })
 }
@@ -383,7 +384,7 @@ fn is_token_away(error: &anyhow::Error) -> bool {
 /// Opens the token and all that needs it. While it is away, status is served from the disk.
 async fn open_patiently(config: &Config, store: &Store) -> Result<(Arc<Ca>, Option<Front>)> {
     let (mut front, mut backoff) = (None, Duration::from_secs(1));
-    let tokens = token_config(config, token_identity::known(store)?)?;
+    let tokens = TokensConfig { serves: true, ..token_config(config, token_identity::known(store)?)? };
     let token = tokio::task::block_in_place(|| Token::start(tokens))?;
     loop {
         let attempt = async {

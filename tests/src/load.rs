@@ -14,11 +14,17 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
+use tonic_types::StatusExt;
 
 /// Every how many enrollments one is revoked.
 const REVOKE_EACH: usize = 4;
+/// How long a client that is told to come again does so before it gives up.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// It comes again after the hint, but not later than this: to come early must do no harm.
+const AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Debug)]
 struct Asked {
@@ -40,6 +46,18 @@ struct Record {
     acknowledged: BTreeMap<String, Acknowledged>,
     // Since the last check.
     new: Vec<String>,
+    refusals: Refusals,
+}
+
+/// What persistent clients were refused.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    /// With a hint when to come again.
+    pub hinted: usize,
+    /// The longest from a request's first refusal to its certificate.
+    pub longest: Duration,
+    /// Without a hint, or for longer than their patience.
+    pub hopeless: Vec<String>,
 }
 
 /// What clients were told.
@@ -104,6 +122,58 @@ impl History {
             ));
         }
         Ok(Load(tasks))
+    }
+
+    /// As [`Self::load`], with clients that come again when they are told to, with the same request.
+    ///
+    /// # Errors
+    /// A connection fails.
+    pub async fn persistent(&self, ca: &Ca, stations: &[Credential]) -> Result<Load> {
+        let mut tasks = Vec::new();
+        for (index, held) in stations.iter().enumerate() {
+            let mut station = ca.holder(held).await?;
+            let history = self.clone();
+            tasks.push(tokio::spawn(async move { while history.persist(index, &mut station).await.is_ok() {} }));
+        }
+        Ok(Load(tasks))
+    }
+
+    /// What persistent clients were refused so far.
+    pub fn refusals(&self) -> Refusals {
+        self.record().refusals.clone()
+    }
+
+    async fn persist(&self, index: usize, station: &mut Api) -> Result<()> {
+        let (id, request) = self.ask(index)?;
+        let mut since: Option<Instant> = None;
+        let certificate = loop {
+            let status = match station.enrollment.enroll(request.clone()).await {
+                Ok(answer) => break issued(&answer.into_inner())?,
+                Err(status) => status,
+            };
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            let hint = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            let Some(hint) = hint.filter(|_| waited < PATIENCE) else {
+                // The request stays pending; what came of it is asked after the restart.
+                self.record().refusals.hopeless.push(format!("{id} after {waited:?}: {status:?}"));
+                tokio::time::sleep(AGAIN).await;
+                return Ok(());
+            };
+            self.record().refusals.hinted += 1;
+            tokio::time::sleep(hint.min(AGAIN)).await;
+        };
+        let mut record = self.record();
+        record.refusals.longest = record.refusals.longest.max(since.map_or(Duration::ZERO, |s| s.elapsed()));
+        drop(record);
+        self.acknowledge(&id, &certificate)
+    }
+
+    /// A new device's request, noted as open.
+    fn ask(&self, index: usize) -> Result<(String, EnrollRequest)> {
+        let id = format!("LOAD-{}", self.number.fetch_add(1, Ordering::Relaxed));
+        let request = station_request(&DeviceKey::new()?, &id)?;
+        self.record().pending.insert(id.clone(), Asked { station: index, request: request.clone() });
+        Ok((id, request))
     }
 
     async fn step(&self, index: usize, station: &mut Api, operator: &mut Api) -> Result<()> {

@@ -3,6 +3,7 @@
 use super::link::Link;
 use super::mailbox::Mailbox;
 use crate::ckr::FailureClass;
+use crate::epoch;
 use crate::error::Trouble;
 use crate::keys::{self, Pair};
 use crate::mechanism;
@@ -257,6 +258,11 @@ impl Seat {
             }
             Operation::Extract(id) => Ok(Answer::Leaks(keys::extract(session, id)?)),
             Operation::Mechanisms => mechanisms(link).map(Answer::Mechanisms),
+            Operation::ReadEpoch => epoch::read(session).map(Answer::Epoch),
+            Operation::WriteEpoch(epoch) => {
+                epoch::write(session, *epoch)?;
+                Ok(Answer::Done)
+            }
             Operation::Sign(_) => Err(HsmError::Process("a request in the wrong place".to_owned()).into()),
         }
     }

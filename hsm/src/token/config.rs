@@ -82,6 +82,8 @@ pub struct TokensConfig {
     pub state_dir: Option<PathBuf>,
     /// The enrolled tokens. Empty: any token of the right name is taken.
     pub known: Vec<Identity>,
+    /// This process is the service: each token is told that it was used, so that an older copy of it is recognised.
+    pub serves: bool,
     /// Told about every finished request.
     pub observer: Option<Observer>,
 }
@@ -102,6 +104,7 @@ impl TokensConfig {
             program: Program::this(),
             state_dir: None,
             known: Vec::new(),
+            serves: false,
             observer: None,
         }
     }

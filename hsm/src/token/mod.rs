@@ -1,5 +1,6 @@
 //! Tokens in use, as the service sees them.
 
+mod age;
 mod config;
 mod initialise;
 mod job;
@@ -112,13 +113,7 @@ impl Token {
     pub fn start(config: TokensConfig) -> Result<Self, HsmError> {
         config.check()?;
         let keeper = Keeper::start(&config.program)?;
-        let spec = |token: &TokenConfig| Spec {
-            module: token.module.clone(),
-            uri: token.uri.to_string(),
-            pin: token.pin.clone(),
-            environment: token.environment.clone(),
-        };
-        keeper.tokens(config.tokens.iter().map(spec).collect())?;
+        keeper.tokens(config.tokens.iter().map(Spec::from).collect())?;
         let (events, received) = channel();
         let shared = Arc::new(Shared::new(config, events));
         let supervisor = Supervisor::new(shared.clone(), keeper, received);

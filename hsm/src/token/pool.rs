@@ -74,6 +74,9 @@ pub(super) struct Flight {
     pub sent: Instant,
 }
 
+/// A request that was not taken, and why.
+pub(super) type Refusal = Box<(Job, HsmError)>;
+
 /// What is to be done once the lock is free.
 #[derive(Default)]
 pub(super) struct Errands {
@@ -204,10 +207,9 @@ impl Pool {
     }
 
     /// Hands in a request, or gives it back with the reason.
-    #[allow(clippy::result_large_err, reason = "it is moved on at once")]
-    pub fn push(&mut self, job: Job) -> Result<(), (Job, HsmError)> {
+    pub fn push(&mut self, job: Job) -> Result<(), Refusal> {
         if self.closed {
-            return Err((job, HsmError::Closed));
+            return Err(Box::new((job, HsmError::Closed)));
         }
         let only = match job.place {
             Place::Any => None,
@@ -218,13 +220,13 @@ impl Pool {
             }
         };
         if let Some(error) = self.away(only) {
-            return Err((job, error));
+            return Err(Box::new((job, error)));
         }
         let queue = if job.urgent { &mut self.urgent } else { &mut self.ordinary };
         let waiting = queue.len().max(self.placed.len());
         if waiting >= self.bound {
             let retry_after = self.estimate(waiting);
-            return Err((job, HsmError::Busy { retry_after }));
+            return Err(Box::new((job, HsmError::Busy { retry_after })));
         }
         match only {
             Some(_) => self.placed.push(job),
@@ -234,13 +236,12 @@ impl Pool {
     }
 
     /// A request that a signer did not do, ahead of all others.
-    #[allow(clippy::result_large_err, reason = "it is moved on at once")]
-    pub fn push_again(&mut self, job: Job) -> Result<(), (Job, HsmError)> {
+    pub fn push_again(&mut self, job: Job) -> Result<(), Refusal> {
         if self.closed {
-            return Err((job, HsmError::Closed));
+            return Err(Box::new((job, HsmError::Closed)));
         }
         if let Some(error) = self.away(None) {
-            return Err((job, error));
+            return Err(Box::new((job, error)));
         }
         match (job.place, job.urgent) {
             (Place::Any, true) => self.urgent.push_front(job),
@@ -442,7 +443,7 @@ mod tests {
         for _ in 0..2 {
             assert!(pool.push(job(false, LONG).0).is_ok());
         }
-        let (_, error) = pool.push(job(false, LONG).0).err().unwrap();
+        let error = pool.push(job(false, LONG).0).err().unwrap().1;
         assert!(matches!(error, HsmError::Busy { .. }), "{error}");
         assert!(error.retry_after().unwrap() >= Duration::from_millis(10));
         assert!(pool.push(job(true, LONG).0).is_ok());
@@ -505,7 +506,7 @@ mod tests {
         let mut pool = pool(1, 64);
         assert!(pool.push(job(false, LONG).0).is_ok());
         pool.units[0].state = TokenState::Down(HsmError::TokenNotFound { wanted: "t".into() });
-        let (_, error) = pool.push(job(true, LONG).0).err().unwrap();
+        let error = pool.push(job(true, LONG).0).err().unwrap().1;
         assert!(matches!(error, HsmError::Unavailable { .. }), "{error}");
         assert_eq!(pool.expired().len(), 1, "and what waited is answered");
         pool.units[0].state = TokenState::Starting;

@@ -68,8 +68,9 @@ impl Shared {
                 drop(pool);
                 self.run(errands);
             }
-            Err((mut job, error)) => {
+            Err(refusal) => {
                 drop(pool);
+                let (mut job, error) = *refusal;
                 count(&self.counters(0).refused);
                 job.tell(Err(error));
             }
@@ -255,7 +256,10 @@ impl Shared {
         let pushed = self.pool().push_again(job);
         match pushed {
             Ok(()) => self.pump(),
-            Err((mut job, error)) => job.tell(Err(error)),
+            Err(refusal) => {
+                let (mut job, error) = *refusal;
+                job.tell(Err(error));
+            }
         }
     }
 

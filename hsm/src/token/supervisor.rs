@@ -1,6 +1,7 @@
 //! The supervisor: one thread that starts signers, recognises their tokens, allows logins one at a time, ends what
 //! hangs, and brings back what was lost.
 
+use super::age;
 use super::config::Identity;
 use super::job::{Check, Job, Place, Task};
 use super::lockout::LockOut;
@@ -8,11 +9,12 @@ use super::outbox::Outbox;
 use super::pool::{Line, TokenState};
 use super::shared::{Shared, SharedRef};
 use super::statistics::count;
-use crate::keeper::{Ask, Keeper};
+use crate::keeper::{Ask, Keeper, Spec};
 use crate::mechanism::Capabilities;
 use crate::wire::{self, Facts, ToSigner};
 use crate::{Failure, FailureClass, HsmError};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
@@ -54,6 +56,12 @@ pub(super) enum Event {
         line: u64,
         result: Result<(), HsmError>,
     },
+    /// The epoch of a token that has proved its identity.
+    Aged {
+        line: u64,
+        identity: Box<Identity>,
+        result: Result<Option<u64>, HsmError>,
+    },
     /// Use so many workers with so many sessions.
     Shape {
         unit: usize,
@@ -79,6 +87,8 @@ struct Ward {
     waiting: VecDeque<u64>,
     /// Why the last signer ended, until its end is seen.
     last: Option<HsmError>,
+    /// This start of the service is noted on the token.
+    noted: bool,
 }
 
 pub(super) struct Supervisor {
@@ -101,6 +111,7 @@ impl Supervisor {
             login: None,
             waiting: VecDeque::new(),
             last: None,
+            noted: false,
         });
         let wards = wards.collect();
         Self { shared, keeper, events, wards }
@@ -128,6 +139,7 @@ impl Supervisor {
         match event {
             Event::Ready { line, facts } => self.ready(line, *facts),
             Event::Proved { line, result } => self.proved(line, result),
+            Event::Aged { line, identity, result } => self.aged(line, &identity, result),
             Event::Failed { line, error } => {
                 if let Some(unit) = self.unit_of(line)
                     && let Some(ward) = self.wards.get_mut(unit)
@@ -174,21 +186,40 @@ impl Supervisor {
         let sessions = ward.sessions;
         ward.last = None;
         let token = u32::try_from(unit).unwrap_or(u32::MAX);
-        let begun = self.keeper.spawn(&Ask::Start { token, sessions }).and_then(|(line, stream)| {
-            let failed = |e: std::io::Error| HsmError::Process(e.to_string());
-            let reader = stream.try_clone().map_err(failed)?;
-            self.shared.pool().lines.insert(line, Line::new(unit, Outbox::new(stream), sessions));
-            let shared = self.shared.clone();
-            let listener = move || shared.listen(line, unit, reader);
-            thread::Builder::new().name(format!("hsm-reader-{line}")).spawn(listener).map_err(failed)?;
-            Ok(line)
-        });
+        let keeper = self.keeper_again();
+        let begun =
+            keeper.and_then(|()| self.keeper.spawn(&Ask::Start { token, sessions })).and_then(|(line, stream)| {
+                let failed = |e: std::io::Error| HsmError::Process(e.to_string());
+                let reader = stream.try_clone().map_err(failed)?;
+                self.shared.pool().lines.insert(line, Line::new(unit, Outbox::new(stream), sessions));
+                let shared = self.shared.clone();
+                let listener = move || shared.listen(line, unit, reader);
+                thread::Builder::new().name(format!("hsm-reader-{line}")).spawn(listener).map_err(failed)?;
+                Ok(line)
+            });
         count(&self.shared.counters(unit).starts);
         match begun {
             // Until it is heard from, no other is started.
             Ok(line) => tracing::debug!(token = self.shared.name(unit), line, "a signer starts"),
             Err(error) => self.failed(unit, error),
         }
+    }
+
+    /// A keeper that is gone is replaced, unless only a person could give it its PINs again.
+    fn keeper_again(&mut self) -> Result<(), HsmError> {
+        if !self.keeper.is_gone() {
+            return Ok(());
+        }
+        let config = &self.shared.config;
+        if !config.tokens.iter().all(|token| token.pin.is_lasting()) {
+            let what = "the process that had the PINs has ended; start the service again and give them";
+            return Err(HsmError::Process(what.to_owned()));
+        }
+        tracing::error!("the keeper process has ended by itself; another one is started");
+        let keeper = Keeper::start(&config.program)?;
+        keeper.tokens(config.tokens.iter().map(Spec::from).collect())?;
+        self.keeper = keeper;
+        Ok(())
     }
 
     fn ready(&mut self, line: u64, facts: Facts) {
@@ -225,12 +256,13 @@ impl Supervisor {
         let algorithm = identity.public_key.algorithm().signature_algorithm();
         // Begins with no 0x30, so it can be no certificate, CRL or OCSP response.
         let message = [b"sealwright token identity v1\0".as_slice(), &nonce].concat();
-        let check = Arc::new(Check { public_key: identity.public_key, algorithm, message });
-        let (events, label) = (self.shared.events.clone(), identity.label);
+        let check = Arc::new(Check { public_key: identity.public_key.clone(), algorithm, message });
+        let (events, label, key) = (self.shared.events.clone(), identity.label.clone(), identity.key);
+        let shared = self.shared.clone();
         let done = Box::new(move |answer: Result<wire::Answer, HsmError>| {
             let wrong = |reason: &'static str| HsmError::WrongToken { token: label, reason: reason.into() };
             let result = match answer {
-                Ok(_) => Ok(()),
+                Ok(_) => return ask_age(&shared, line, identity),
                 Err(error) if error.is_retryable() => Err(error),
                 Err(HsmError::WrongSignature) => Err(wrong("it has another identity key")),
                 Err(HsmError::KeyMissing { .. }) => Err(wrong("it does not have its identity key")),
@@ -238,8 +270,36 @@ impl Supervisor {
             };
             let _ = events.send(Event::Proved { line, result });
         });
-        let task = Task::Sign { key: identity.key, check };
+        let task = Task::Sign { key, check };
         self.shared.submit(Job::new(task, Place::Line(line), true, self.shared.config.deadline, done));
+    }
+
+    /// A token that was put back from a backup is older than when it was last seen.
+    fn aged(&mut self, line: u64, identity: &Identity, result: Result<Option<u64>, HsmError>) {
+        let Some(unit) = self.unit_of(line) else { return };
+        let config = &self.shared.config;
+        let file = match (&config.state_dir, config.tokens.get(unit)) {
+            (Some(dir), Some(token)) => age::file(dir, identity, token),
+            _ => return self.proved(line, Ok(())),
+        };
+        let (seen, now) = (
+            age::read(&file),
+            match result {
+                Ok(epoch) => epoch,
+                Err(error) if error.is_retryable() => return self.proved(line, Err(error)),
+                // A token that keeps no data objects cannot be told from its older copies.
+                Err(_) => return self.proved(line, Ok(())),
+            },
+        );
+        if seen.is_some() && now < seen {
+            let reason = "it is older than when it was last used, so it was put back from a backup".into();
+            return self.proved(line, Err(HsmError::WrongToken { token: identity.label.clone(), reason }));
+        }
+        if let Some(ward) = self.wards.get_mut(unit).filter(|ward| self.shared.config.serves && !ward.noted) {
+            ward.noted = true;
+            note_use(&self.shared, line, unit, file, now.unwrap_or_default() + 1);
+        }
+        self.proved(line, Ok(()));
     }
 
     fn proved(&mut self, line: u64, result: Result<(), HsmError>) {
@@ -498,6 +558,35 @@ impl Supervisor {
         }
         // Dropping the keeper kills whoever is still there.
     }
+}
+
+/// Asks for the token's epoch; what comes is [`Event::Aged`].
+fn ask_age(shared: &SharedRef, line: u64, identity: Identity) {
+    let events = shared.events.clone();
+    let done = Box::new(move |answer: Result<wire::Answer, HsmError>| {
+        let result = answer.and_then(|answer| match answer {
+            wire::Answer::Epoch(epoch) => Ok(epoch),
+            _ => Err(HsmError::Closed),
+        });
+        let _ = events.send(Event::Aged { line, identity: Box::new(identity), result });
+    });
+    let task = Task::Other(wire::Operation::ReadEpoch);
+    shared.submit(Job::new(task, Place::Line(line), true, shared.config.deadline, done));
+}
+
+/// Raises the token's epoch, and remembers it once the token has it: after a cut between, the token is ahead.
+fn note_use(shared: &SharedRef, line: u64, unit: usize, file: PathBuf, epoch: u64) {
+    let name = shared.name(unit).to_owned();
+    let done = Box::new(move |answer: Result<wire::Answer, HsmError>| match answer {
+        Ok(_) => {
+            if let Err(error) = age::write(&file, epoch) {
+                tracing::warn!(token = name, %error, "the token's epoch is not remembered");
+            }
+        }
+        Err(error) => tracing::warn!(token = name, %error, "an older copy of this token could not be told from it"),
+    });
+    let task = Task::Other(wire::Operation::WriteEpoch(epoch));
+    shared.submit(Job::new(task, Place::Line(line), true, shared.config.deadline, done));
 }
 
 fn end_flights(shared: &Shared, line: Option<Line>) {

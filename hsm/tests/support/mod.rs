@@ -113,11 +113,22 @@ pub fn pkcs11_tool(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Kills this process's keepers, and their signers with them.
+pub fn kill_keeper() {
+    for keeper in children(std::process::id()) {
+        kill(keeper);
+    }
+}
+
+fn kill(process: u32) {
+    assert!(Command::new("kill").args(["-KILL", &process.to_string()]).status().unwrap().success());
+}
+
 /// Kills this process's signers, as a crash of the vendor's library would.
 pub fn kill_signers() {
     for keeper in children(std::process::id()) {
         for signer in children(keeper) {
-            assert!(Command::new("kill").args(["-KILL", &signer.to_string()]).status().unwrap().success());
+            kill(signer);
         }
     }
 }
