@@ -44,9 +44,15 @@ fn passes(kind: Kind) -> Result<()> {
     let text = String::from_utf8(output.stdout)?;
     ensure!(output.status.code() == Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
     ensure!(output.stderr.is_empty(), "no progress where there is no terminal");
-    for words in
-        ["Token line", &token.serial, "P-256: ", "signs EcdsaSha256", "RSA-2048: ", "ms a signature", "CKM_ECDSA"]
-    {
+    for words in [
+        "Token line",
+        &token.serial,
+        "P-256: ",
+        "signs ECDSA with SHA-256",
+        "RSA-2048: ",
+        "ms a signature",
+        "CKM_ECDSA",
+    ] {
         ensure!(text.contains(words), "{words} is missing in:\n{text}");
     }
     ensure!(!text.contains("FAILED"), "{text}");

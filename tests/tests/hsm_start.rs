@@ -48,7 +48,7 @@ fn a_pin_that_is_wrong() -> Result<()> {
     ca.serve(&pin, &pin_file(&dir, "1234", 0o644)?)?.must_say(Some(1), &["another-pin", "chmod 600"])?;
     ca.serve(&pin, &pin_file(&dir, "", 0o600)?)?.must_say(Some(1), &["the PIN is empty"])?;
     ca.serve(&pin, "pin = { file = \"/nonexistent\" }")?.must_say(Some(1), &["/nonexistent", "cannot be read"])?;
-    ca.serve(&pin, "pin = { env = \"NOT_THERE_7\" }")?.must_say(Some(1), &["NOT_THERE_7 is not set"])?;
+    ca.serve(&pin, "pin = { env = \"A_PIN\" }")?.must_say(Some(2), &["unknown variant `env`"])?;
     ca.serve(&pin, "pin = { credential = \"p\" }")?.must_say(Some(1), &["LoadCredential="])?;
 
     let wrong = pin_file(&dir, "a-wrong-pin-0815", 0o600)?;

@@ -97,10 +97,10 @@ fn summary(report: &TokenReport, subject: &str, ok: &[&Finding]) -> String {
         Verdict::Ok(text) if signs.is_empty() => Some(format!(", {text}")),
         _ => None,
     });
-    let signs = if signs.is_empty() { String::new() } else { format!(", signs {}", signs.join(" ")) };
+    let signs = if signs.is_empty() { String::new() } else { format!("; signs {}", signs.join(", ")) };
     let speed = report.latencies.iter().find(|l| l.algorithm == subject);
-    let speed = speed.map(|l| format!(", {:.2} ms a signature", l.median.as_secs_f64() * 1e3)).unwrap_or_default();
-    format!("{} checks{signs}{}{speed}", ok.len(), detail.unwrap_or_default())
+    let speed = speed.map(|l| format!("; {:.2} ms a signature", l.median.as_secs_f64() * 1e3)).unwrap_or_default();
+    format!("{} checks{}{signs}{speed}", ok.len(), detail.unwrap_or_default())
 }
 
 /// A token may list hundreds; JSON has them all.

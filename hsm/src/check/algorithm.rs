@@ -122,13 +122,13 @@ impl Bench<'_> {
         if !able.contains(&usual) {
             self.note(
                 algorithm,
-                format!("signs {usual:?}"),
+                format!("signs {usual}"),
                 Verdict::Missing("the token has no mechanism for it".into()),
             );
         }
         let mut working = None;
         for signature in able {
-            self.step(&format!("{algorithm}: {signature:?}"));
+            self.step(&format!("{algorithm}: {signature}"));
             let verdict = match subject.sign(signature) {
                 Ok(()) => {
                     working = working.or(Some(signature));
@@ -139,7 +139,7 @@ impl Bench<'_> {
                 }
                 Err(error) => failed(&error, cure(&error)),
             };
-            self.note(algorithm, format!("signs {signature:?}"), verdict);
+            self.note(algorithm, format!("signs {signature}"), verdict);
         }
         let Some(signature) = working else {
             self.note(algorithm, "signature", failed("the key signs in no way that is known here", super::ALGORITHM));
@@ -164,8 +164,8 @@ impl Bench<'_> {
         let able = subject.token.info().algorithms;
         let Some(other) = able.into_iter().find(|a| !fits(key, *a)) else { return };
         let verdict = match subject.sign(other) {
-            Err(HsmError::AlgorithmMismatch { .. }) => Verdict::Ok(format!("{other:?} is refused")),
-            Ok(()) => failed(format!("signs with {other:?}"), "take this token out of service"),
+            Err(HsmError::AlgorithmMismatch { .. }) => Verdict::Ok(format!("{other} is refused")),
+            Ok(()) => failed(format!("signs with {other}"), "take this token out of service"),
             Err(error) => failed(&error, cure(&error)),
         };
         self.note(key, "wrong algorithm", verdict);

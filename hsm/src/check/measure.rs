@@ -38,7 +38,7 @@ impl Bench<'_> {
         times.sort_unstable();
         let median = times.get(times.len() / 2).copied().unwrap_or_default();
         let longest = times.last().copied().unwrap_or_default();
-        let (algorithm, signature) = (subject.algorithm().to_string(), format!("{signature:?}"));
+        let (algorithm, signature) = (subject.algorithm().to_string(), signature.to_string());
         self.report.latencies.push(Latency { algorithm, signature, samples: times.len(), median, longest });
     }
 
