@@ -17,6 +17,7 @@ pub mod check;
 mod ckr;
 mod epoch;
 mod error;
+mod generate;
 pub mod keeper;
 mod keys;
 mod mechanism;

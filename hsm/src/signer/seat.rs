@@ -5,6 +5,7 @@ use super::mailbox::Mailbox;
 use crate::ckr::FailureClass;
 use crate::epoch;
 use crate::error::Trouble;
+use crate::generate;
 use crate::keys::{self, Pair};
 use crate::mechanism;
 use crate::wire::{Answer, FromSigner, Mechanism, Operation, SignWork, WireKey, WireRequest};
@@ -244,7 +245,7 @@ impl Seat {
                     wrapping::trusted(session, wrapping)?;
                 }
                 // A second attempt could make a second pair: tell the caller instead of trying again.
-                match keys::generate(session, &request) {
+                match generate::generate(session, &request) {
                     Err(Trouble::Call(failure)) if !failure.class().needs_new_process() => {
                         Err(Trouble::Answer(failure.into()))
                     }

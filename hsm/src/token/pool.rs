@@ -2,26 +2,20 @@
 //! blocks or talks; it is all under one lock.
 
 use super::job::{Job, Place};
+use super::line::{Flight, Line};
 use super::outbox::Outbox;
 use crate::error::RECONNECT;
 use crate::mechanism::Capabilities;
 use crate::wire::{self, Facts, Operation};
 use crate::{Failure, FailureClass, HsmError};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many urgent jobs go ahead of a waiting ordinary one: status outranks enrollment, but strangers who ask for
 /// status must not stop a line.
 const URGENT_RUN: u32 = 4;
-/// Work that a signer is given ahead: enough to hide the way to it, little enough that an urgent request, or a crash,
-/// does not wait for or lose much.
-const AHEAD: Duration = Duration::from_millis(2);
-/// Requests given ahead at most, to one signer.
-const WINDOW: f64 = 64.0;
-/// Weight of a new measurement in the mean time of a signature.
-const WEIGHT: f64 = 0.1;
 /// What a failure costs a token in the choice between several; it is forgotten over the next good answers.
 const PENALTY: f64 = 8.0;
 
@@ -46,32 +40,6 @@ pub(super) struct Unit {
     pub strain: f64,
     /// When a token that is down is tried next.
     pub next_try: Instant,
-}
-
-pub(super) struct Line {
-    pub unit: usize,
-    pub outbox: Arc<Outbox>,
-    pub sessions: u32,
-    /// Proven; takes requests.
-    pub serving: bool,
-    /// Has signed for somebody.
-    pub useful: bool,
-    /// Takes no more requests.
-    pub retiring: bool,
-    pub started: Instant,
-    /// When it answered last.
-    pub heard: Instant,
-    /// When it last ended something that may take minutes.
-    pub slow_ended: Instant,
-    pub flights: HashMap<u64, Flight>,
-    /// Mean seconds of a request in the module.
-    mean: f64,
-}
-
-/// A request that a signer has.
-pub(super) struct Flight {
-    pub job: Job,
-    pub sent: Instant,
 }
 
 /// A request that was not taken, and why.
@@ -101,55 +69,6 @@ pub(super) struct Pool {
 #[derive(Serialize)]
 enum Outgoing<'a> {
     Work { id: u64, operation: &'a Operation },
-}
-
-impl Line {
-    pub fn new(unit: usize, outbox: Arc<Outbox>, sessions: u32) -> Self {
-        Self {
-            unit,
-            outbox,
-            sessions,
-            serving: false,
-            useful: false,
-            retiring: false,
-            started: Instant::now(),
-            heard: Instant::now(),
-            slow_ended: Instant::now(),
-            flights: HashMap::new(),
-            mean: 1e-3,
-        }
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "at most 64")]
-    fn has_room(&self) -> bool {
-        let sessions = f64::from(self.sessions);
-        let window = (AHEAD.as_secs_f64() / self.mean * sessions).clamp(sessions + 1.0, WINDOW.max(2.0 * sessions));
-        (self.flights.len() as f64) < window
-    }
-
-    /// Seconds until one more request would be done.
-    #[allow(clippy::cast_precision_loss, reason = "at most 128")]
-    fn wait(&self) -> f64 {
-        (self.flights.len() as f64 + 1.0) * self.mean / f64::from(self.sessions)
-    }
-
-    /// True when it should have answered: nothing at all for `patience`, or not the oldest request for `deadline` (as when
-    /// one of several sessions hangs).
-    pub fn hangs(&self, now: Instant, patience: Duration, deadline: Duration, slow: Duration) -> bool {
-        if !self.serving {
-            return now.saturating_duration_since(self.started) > deadline;
-        }
-        let Some(oldest) = self.flights.values().map(|f| f.sent).min() else { return false };
-        let since = |other: Instant| now.saturating_duration_since(oldest.max(other));
-        if self.flights.values().any(|f| f.job.task.is_slow()) {
-            return since(self.slow_ended) > slow;
-        }
-        since(self.heard) > patience || since(self.slow_ended) > deadline
-    }
-
-    pub fn measured(&mut self, took: Duration) {
-        self.mean += WEIGHT * (took.as_secs_f64().max(1e-6) - self.mean);
-    }
 }
 
 impl Pool {

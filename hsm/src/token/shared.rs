@@ -2,7 +2,8 @@
 
 use super::config::TokensConfig;
 use super::job::{Job, Place, Task};
-use super::pool::{Errands, Flight, Pool, TokenState};
+use super::line::Flight;
+use super::pool::{Errands, Pool, TokenState};
 use super::statistics::{Counters, Observation, count};
 use super::supervisor::Event;
 use crate::HsmError;

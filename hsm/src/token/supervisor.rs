@@ -1,21 +1,17 @@
 //! The supervisor: one thread that starts signers, recognises their tokens, allows logins one at a time, ends what
 //! hangs, and brings back what was lost.
 
-use super::age;
 use super::config::Identity;
-use super::job::{Check, Job, Place, Task};
+use super::line::Line;
 use super::lockout::LockOut;
 use super::outbox::Outbox;
-use super::pool::{Line, TokenState};
+use super::pool::TokenState;
 use super::shared::{Shared, SharedRef};
 use super::statistics::count;
 use crate::keeper::{Ask, Keeper, Spec};
-use crate::mechanism::Capabilities;
-use crate::wire::{self, Facts, ToSigner};
+use crate::wire::Facts;
 use crate::{Failure, FailureClass, HsmError};
 use std::collections::VecDeque;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +23,7 @@ const RETRY: [Duration; 4] =
 /// signs would otherwise log in some forty times a second.
 const FRUITLESS: usize = 3;
 /// How often an operator's word is looked for.
-const UNLOCK: Duration = Duration::from_secs(1);
+pub(super) const UNLOCK: Duration = Duration::from_secs(1);
 /// A process that a busy machine does not run for so long does not hang.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Making an RSA key takes a token seconds, some of them minutes.
@@ -72,30 +68,30 @@ pub(super) enum Event {
 }
 
 /// What the supervisor alone knows of a token.
-struct Ward {
-    workers: u32,
-    sessions: u32,
+pub(super) struct Ward {
+    pub(super) workers: u32,
+    pub(super) sessions: u32,
     /// Attempts since the last success.
-    failed: usize,
+    pub(super) failed: usize,
     /// Signers in a row that served, and ended without one signature.
-    fruitless: usize,
-    next_try: Option<Instant>,
-    lock_out: LockOut,
-    looked: Instant,
+    pub(super) fruitless: usize,
+    pub(super) next_try: Option<Instant>,
+    pub(super) lock_out: LockOut,
+    pub(super) looked: Instant,
     /// One login at a time: a wrong PIN must be known before the next attempt.
-    login: Option<u64>,
-    waiting: VecDeque<u64>,
+    pub(super) login: Option<u64>,
+    pub(super) waiting: VecDeque<u64>,
     /// Why the last signer ended, until its end is seen.
-    last: Option<HsmError>,
+    pub(super) last: Option<HsmError>,
     /// This start of the service is noted on the token.
-    noted: bool,
+    pub(super) noted: bool,
 }
 
 pub(super) struct Supervisor {
-    shared: SharedRef,
-    keeper: Keeper,
-    events: Receiver<Event>,
-    wards: Vec<Ward>,
+    pub(super) shared: SharedRef,
+    pub(super) keeper: Keeper,
+    pub(super) events: Receiver<Event>,
+    pub(super) wards: Vec<Ward>,
 }
 
 impl Supervisor {
@@ -156,7 +152,7 @@ impl Supervisor {
         }
     }
 
-    fn unit_of(&self, line: u64) -> Option<usize> {
+    pub(super) fn unit_of(&self, line: u64) -> Option<usize> {
         self.shared.pool().lines.get(&line).map(|l| l.unit)
     }
 
@@ -222,114 +218,6 @@ impl Supervisor {
         Ok(())
     }
 
-    fn ready(&mut self, line: u64, facts: Facts) {
-        let Some(unit) = self.unit_of(line) else { return };
-        let known = &self.shared.config.known;
-        let ours = known.iter().find(|i| i.serial == facts.serial && i.label == facts.label).cloned();
-        let wrong = HsmError::WrongToken {
-            token: facts.label.clone(),
-            reason: format!("no token with serial number '{}' was enrolled", facts.serial).into(),
-        };
-        let is_any_known = !known.is_empty();
-        self.take_facts(unit, facts);
-        match ours {
-            Some(identity) => self.challenge(line, identity),
-            None if is_any_known => self.proved(line, Err(wrong)),
-            None => self.proved(line, Ok(())),
-        }
-    }
-
-    fn take_facts(&self, unit: usize, facts: Facts) {
-        let mut pool = self.shared.pool();
-        let capabilities = Capabilities::from_numbers(&facts.mechanisms);
-        // Tokens that can do the same share one value, so that a request prepared for one suits the other.
-        let same = pool.units.iter().filter_map(|u| u.capabilities.as_ref()).find(|c| ***c == capabilities).cloned();
-        if let Some(unit) = pool.units.get_mut(unit) {
-            unit.capabilities = Some(same.unwrap_or_else(|| Arc::new(capabilities)));
-            unit.facts = Some(facts);
-        }
-    }
-
-    /// Lets the token sign a fresh number with its identity key.
-    fn challenge(&self, line: u64, identity: Identity) {
-        let nonce: [u8; 32] = rand::random();
-        let algorithm = identity.public_key.algorithm().signature_algorithm();
-        // Begins with no 0x30, so it can be no certificate, CRL or OCSP response.
-        let message = [b"sealwright token identity v1\0".as_slice(), &nonce].concat();
-        let check = Arc::new(Check { public_key: identity.public_key.clone(), algorithm, message });
-        let (events, label, key) = (self.shared.events.clone(), identity.label.clone(), identity.key);
-        let shared = self.shared.clone();
-        let done = Box::new(move |answer: Result<wire::Answer, HsmError>| {
-            let wrong = |reason: &'static str| HsmError::WrongToken { token: label, reason: reason.into() };
-            let result = match answer {
-                Ok(_) => return ask_age(&shared, line, identity),
-                Err(error) if error.is_retryable() => Err(error),
-                Err(HsmError::WrongSignature) => Err(wrong("it has another identity key")),
-                Err(HsmError::KeyMissing { .. }) => Err(wrong("it does not have its identity key")),
-                Err(_) => Err(wrong("it does not sign with its identity key")),
-            };
-            let _ = events.send(Event::Proved { line, result });
-        });
-        let task = Task::Sign { key, check };
-        self.shared.submit(Job::new(task, Place::Line(line), true, self.shared.config.deadline, done));
-    }
-
-    /// A token that was put back from a backup is older than when it was last seen.
-    fn aged(&mut self, line: u64, identity: &Identity, result: Result<Option<u64>, HsmError>) {
-        let Some(unit) = self.unit_of(line) else { return };
-        let config = &self.shared.config;
-        let file = match (&config.state_dir, config.tokens.get(unit)) {
-            (Some(dir), Some(token)) => age::file(dir, identity, token),
-            _ => return self.proved(line, Ok(())),
-        };
-        let (seen, now) = (
-            age::read(&file),
-            match result {
-                Ok(epoch) => epoch,
-                Err(error) if error.is_retryable() => return self.proved(line, Err(error)),
-                // A token that keeps no data objects cannot be told from its older copies.
-                Err(_) => return self.proved(line, Ok(())),
-            },
-        );
-        if seen.is_some() && now < seen {
-            let reason = "it is older than when it was last used, so it was put back from a backup".into();
-            return self.proved(line, Err(HsmError::WrongToken { token: identity.label.clone(), reason }));
-        }
-        if let Some(ward) = self.wards.get_mut(unit).filter(|ward| self.shared.config.serves && !ward.noted) {
-            ward.noted = true;
-            note_use(&self.shared, line, unit, file, now.unwrap_or_default() + 1);
-        }
-        self.proved(line, Ok(()));
-    }
-
-    fn proved(&mut self, line: u64, result: Result<(), HsmError>) {
-        let Some(unit) = self.unit_of(line) else { return };
-        if let Err(error) = result {
-            if let Some(ward) = self.wards.get_mut(unit) {
-                ward.last = Some(error);
-            }
-            return self.keeper.kill(line);
-        }
-        let was = {
-            let mut pool = self.shared.pool();
-            if let Some(line) = pool.lines.get_mut(&line) {
-                line.serving = true;
-            }
-            let Some(unit) = pool.units.get_mut(unit) else { return };
-            unit.strain = 0.0;
-            std::mem::replace(&mut unit.state, TokenState::Up)
-        };
-        if let Some(ward) = self.wards.get_mut(unit) {
-            ward.failed = 0;
-            ward.next_try = None;
-        }
-        if !matches!(was, TokenState::Up) {
-            tracing::info!(token = self.shared.name(unit), "the token signs");
-        }
-        self.shared.changed.notify_all();
-        self.shared.pump();
-    }
-
     /// A signer is gone: what it had is done elsewhere or answered.
     fn lost(&mut self, line: u64) {
         let Some(gone) = self.shared.pool().lines.remove(&line) else { return };
@@ -376,14 +264,14 @@ impl Supervisor {
     }
 
     /// The first attempt after a loss is made at once, and requests wait for it.
-    fn restart(&mut self, unit: usize) {
+    pub(super) fn restart(&mut self, unit: usize) {
         if let Some(ward) = self.wards.get_mut(unit) {
             ward.next_try = Some(Instant::now());
         }
         self.set_state(unit, TokenState::Starting, Duration::ZERO);
     }
 
-    fn failed(&mut self, unit: usize, error: HsmError) {
+    pub(super) fn failed(&mut self, unit: usize, error: HsmError) {
         let Some(ward) = self.wards.get_mut(unit) else { return };
         if ward.lock_out.is_locked() {
             return self.set_state(unit, TokenState::LockedOut, UNLOCK);
@@ -397,7 +285,7 @@ impl Supervisor {
         self.set_state(unit, TokenState::Down(error), wait);
     }
 
-    fn set_state(&self, unit: usize, state: TokenState, wait: Duration) {
+    pub(super) fn set_state(&self, unit: usize, state: TokenState, wait: Duration) {
         {
             let mut pool = self.shared.pool();
             if let Some(unit) = pool.units.get_mut(unit) {
@@ -406,80 +294,6 @@ impl Supervisor {
             }
         }
         self.shared.changed.notify_all();
-    }
-
-    fn login_wanted(&mut self, line: u64) {
-        let Some(unit) = self.unit_of(line) else { return };
-        let Some(ward) = self.wards.get_mut(unit) else { return };
-        ward.waiting.push_back(line);
-        self.next_login(unit);
-    }
-
-    fn next_login(&mut self, unit: usize) {
-        let Some(ward) = self.wards.get_mut(unit) else { return };
-        while ward.login.is_none()
-            && let Some(line) = ward.waiting.pop_front()
-        {
-            let locked = ward.lock_out.is_locked();
-            let permission = if locked { Err(HsmError::PinLockedOut) } else { Ok(()) };
-            let outbox = self.shared.pool().lines.get(&line).map(|l| l.outbox.clone());
-            let mut frame = Vec::new();
-            if let Some(outbox) = outbox
-                && wire::put(&mut frame, &ToSigner::Login(permission)).is_ok()
-            {
-                outbox.send(&frame);
-                if !locked {
-                    ward.login = Some(line);
-                    count(&self.shared.counters(unit).logins);
-                }
-            }
-        }
-    }
-
-    fn login_ended(&mut self, line: u64, result: Result<(), HsmError>) {
-        let Some(unit) = self.unit_of(line) else { return };
-        let name = self.shared.name(unit).to_owned();
-        let Some(ward) = self.wards.get_mut(unit) else { return };
-        if result == Err(HsmError::PinWrong) {
-            count(&self.shared.counters(unit).wrong_pins);
-            ward.lock_out.lock();
-            tracing::error!(
-                token = name,
-                "the PIN is wrong; the token is locked out by us until 'sealwright hsm unlock'"
-            );
-        }
-        if ward.login == Some(line) {
-            ward.login = None;
-        }
-        if result == Err(HsmError::PinWrong) {
-            // It has no login any more. Others that have theirs go on.
-            ward.last = Some(HsmError::PinWrong);
-            self.keeper.kill(line);
-        }
-        self.next_login(unit);
-    }
-
-    /// A token that we locked out ourselves: an operator's word ends it.
-    fn look_for_word(&mut self, unit: usize) {
-        let Some(ward) = self.wards.get_mut(unit) else { return };
-        let name = self.shared.name(unit);
-        let is_told = matches!(self.shared.pool().units.get(unit).map(|u| &u.state), Some(TokenState::LockedOut));
-        if !is_told && self.shared.pool().lines.values().all(|l| l.unit != unit || !l.serving) {
-            tracing::error!(token = name, "locked out by us; run 'sealwright hsm unlock' when the PIN is right");
-            return self.set_state(unit, TokenState::LockedOut, UNLOCK);
-        }
-        if ward.looked.elapsed() < UNLOCK {
-            return;
-        }
-        ward.looked = Instant::now();
-        if ward.lock_out.is_lifted() {
-            tracing::warn!(token = name, "an operator has unlocked the token; the PIN is tried again");
-            ward.failed = 0;
-            ward.next_try = Some(Instant::now());
-            if is_told {
-                self.set_state(unit, TokenState::Starting, Duration::ZERO);
-            }
-        }
     }
 
     fn end_what_hangs(&mut self) {
@@ -558,35 +372,6 @@ impl Supervisor {
         }
         // Dropping the keeper kills whoever is still there.
     }
-}
-
-/// Asks for the token's epoch; what comes is [`Event::Aged`].
-fn ask_age(shared: &SharedRef, line: u64, identity: Identity) {
-    let events = shared.events.clone();
-    let done = Box::new(move |answer: Result<wire::Answer, HsmError>| {
-        let result = answer.and_then(|answer| match answer {
-            wire::Answer::Epoch(epoch) => Ok(epoch),
-            _ => Err(HsmError::Closed),
-        });
-        let _ = events.send(Event::Aged { line, identity: Box::new(identity), result });
-    });
-    let task = Task::Other(wire::Operation::ReadEpoch);
-    shared.submit(Job::new(task, Place::Line(line), true, shared.config.deadline, done));
-}
-
-/// Raises the token's epoch, and remembers it once the token has it: after a cut between, the token is ahead.
-fn note_use(shared: &SharedRef, line: u64, unit: usize, file: PathBuf, epoch: u64) {
-    let name = shared.name(unit).to_owned();
-    let done = Box::new(move |answer: Result<wire::Answer, HsmError>| match answer {
-        Ok(_) => {
-            if let Err(error) = age::write(&file, epoch) {
-                tracing::warn!(token = name, %error, "the token's epoch is not remembered");
-            }
-        }
-        Err(error) => tracing::warn!(token = name, %error, "an older copy of this token could not be told from it"),
-    });
-    let task = Task::Other(wire::Operation::WriteEpoch(epoch));
-    shared.submit(Job::new(task, Place::Line(line), true, shared.config.deadline, done));
 }
 
 fn end_flights(shared: &Shared, line: Option<Line>) {
