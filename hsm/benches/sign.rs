@@ -52,7 +52,10 @@ fn main() {
     let (identity, public): (_, Vec<PublicKey>) = {
         let token = Token::open(with(config(Some(1), Some(1)), Vec::new())).unwrap();
         let make = |(n, algorithm): (u8, _)| {
-            token.generate(&KeyRequest { label: format!("key {n}"), id: id(n), algorithm }).unwrap().public_key
+            token
+                .generate(&KeyRequest { label: format!("key {n}"), id: id(n), algorithm, extractable_under: None })
+                .unwrap()
+                .public_key
         };
         (token.enroll(0, id(9)).unwrap(), keys.into_iter().map(make).collect())
     };

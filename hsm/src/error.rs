@@ -223,6 +223,20 @@ pub enum HsmError {
         /// Why.
         reason: Text,
     },
+    /// A key that could leave the token was asked for, and nobody has recorded that it may.
+    #[error("key {id} must not be extractable: no recorded exception names it; nothing was generated")]
+    NoException {
+        /// Its CKA_ID.
+        id: KeyId,
+    },
+    /// The key under which another may leave the token is not one for that.
+    #[error("wrapping key {id}: {reason}")]
+    WrappingKey {
+        /// Its CKA_ID.
+        id: KeyId,
+        /// Why not, and what to do.
+        reason: Text,
+    },
     /// The key on the token is not the one that was expected.
     #[error("key {id} on the token is not the expected one: its public key differs or does not verify its signature")]
     KeyMismatch {
@@ -286,6 +300,16 @@ impl HsmError {
     /// What the token returned is not the signature that was asked for.
     pub(crate) fn is_wrong_signature(&self) -> bool {
         matches!(self, Self::WrongSignature | Self::MalformedSignature { .. })
+    }
+
+    /// The signer that said so ends, or has ended.
+    pub(crate) fn ends_signer(&self) -> bool {
+        match self {
+            Self::Unavailable { failure: Some(failure), .. } | Self::Fatal(failure) => {
+                failure.class.needs_new_process()
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn away(failure: Option<Failure>) -> Self {

@@ -8,7 +8,7 @@
 use crate::pin::Combine;
 use crate::process::{self, Program};
 use crate::wire::{self, Hello, Mode};
-use crate::{HsmError, Pin, PinSource, TokenConfig};
+use crate::{HsmError, KeyId, Pin, PinSource, TokenConfig, TokensConfig};
 use rustix::net::{
     self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
@@ -36,6 +36,8 @@ pub(crate) struct Spec {
     pub uri: String,
     pub pin: PinSource,
     pub environment: Vec<(String, String)>,
+    /// As [`crate::TokensConfig::exceptions`].
+    pub exceptions: Vec<KeyId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,14 +133,17 @@ impl Keeper {
     }
 }
 
-impl From<&TokenConfig> for Spec {
-    fn from(token: &TokenConfig) -> Self {
-        Self {
+impl Spec {
+    /// What a configuration says of its tokens.
+    pub fn all(config: &TokensConfig) -> Vec<Self> {
+        let spec = |token: &TokenConfig| Self {
             module: token.module.clone(),
             uri: token.uri.to_string(),
             pin: token.pin.clone(),
             environment: token.environment.clone(),
-        }
+            exceptions: config.exceptions.clone(),
+        };
+        config.tokens.iter().map(spec).collect()
     }
 }
 
@@ -265,7 +270,7 @@ impl House {
             Some(pin) => pin,
             None => spec.pin.read(&spec.uri, self.combine)?,
         };
-        let mode = Mode::Serve { uri: &spec.uri, sessions };
+        let mode = Mode::Serve { uri: &spec.uri, sessions, exceptions: spec.exceptions.clone() };
         self.signer(&spec.module, &spec.environment, pin.expose(), mode)
     }
 

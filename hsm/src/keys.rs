@@ -63,6 +63,9 @@ pub struct KeyRequest {
     pub id: KeyId,
     /// What to make.
     pub algorithm: KeyAlgorithm,
+    /// The one exception: it may leave the token wrapped under the trusted key with this CKA_ID, which must be there
+    /// already. [`crate::TokensConfig::exceptions`] must name the new key. None for every other key.
+    pub extractable_under: Option<KeyId>,
 }
 
 impl KeyRequest {
@@ -103,6 +106,8 @@ pub struct KeyAttributes {
     pub modifiable: bool,
     /// CKA_COPYABLE; tokens older than PKCS#11 2.30 do not say and count as true.
     pub copyable: bool,
+    /// CKA_WRAP_WITH_TRUSTED: wrapped out only under a key that the security officer trusts.
+    pub wrap_with_trusted: bool,
 }
 
 impl KeyAttributes {
@@ -117,8 +122,47 @@ impl KeyAttributes {
             (self.sign, "CKA_SIGN is false"),
             (!self.other_use, "it may decrypt, unwrap, derive or sign with recovery"),
         ];
-        rules.into_iter().find(|(holds, _)| !holds).map(|(_, flaw)| flaw)
+        first_broken(&rules)
     }
+
+    /// As [`KeyAttributes::flaw`], for a key of which it is recorded (`exception`) that it may leave its token wrapped
+    /// under a trusted key.
+    ///
+    /// Such a key may be the original or a copy that was unwrapped from its backup. A copy cannot be CKA_LOCAL,
+    /// CKA_ALWAYS_SENSITIVE or CKA_NEVER_EXTRACTABLE: no token can know what became of a key before it came. To refuse
+    /// it would make the backup worthless, and protect nothing: only who has the private key can put an object with
+    /// this public key there. What those three prove of other keys, the record proves of this one: who decided it, and
+    /// to whose wrapping key it was entrusted. From here on a copy is held to the same as the original. One that can
+    /// leave no more at all is better, and is taken too.
+    pub fn flaw_under(&self, exception: bool) -> Option<&'static str> {
+        if !exception {
+            return self.flaw();
+        }
+        first_broken(&[
+            (self.sensitive, "CKA_SENSITIVE is false"),
+            (
+                !self.extractable || self.wrap_with_trusted,
+                "CKA_EXTRACTABLE is true and CKA_WRAP_WITH_TRUSTED is false: it could leave under any wrapping key",
+            ),
+            (self.sign, "CKA_SIGN is false"),
+            (!self.other_use, "it may decrypt, unwrap, derive or sign with recovery"),
+        ])
+    }
+
+    /// What keeps this from being the new key that was asked for: it never was anywhere else.
+    fn flaw_when_made(&self, exception: bool) -> Option<&'static str> {
+        let rules = [
+            (self.extractable, "CKA_EXTRACTABLE is false, though a backup was asked for"),
+            (self.wrap_with_trusted, "CKA_WRAP_WITH_TRUSTED is false: this token cannot bind a backup to trusted keys"),
+            (self.always_sensitive, "CKA_ALWAYS_SENSITIVE is false"),
+            (self.local, "CKA_LOCAL is false: it was not made on this token"),
+        ];
+        self.flaw_under(exception).or_else(|| first_broken(&rules).filter(|_| exception))
+    }
+}
+
+fn first_broken(rules: &[(bool, &'static str)]) -> Option<&'static str> {
+    rules.iter().find(|(holds, _)| !holds).map(|(_, flaw)| *flaw)
 }
 
 /// A key pair on the token.
@@ -214,7 +258,7 @@ pub(crate) fn absent(session: &Session, request: &KeyRequest) -> Result<(), Trou
 pub(crate) fn generate(session: &Session, request: &KeyRequest) -> Result<TokenKey, Trouble> {
     let pair = make(session, request)?;
     let checked = describe(session, &request.id, pair).and_then(|key| {
-        let flaw = match key.attributes.flaw() {
+        let flaw = match key.attributes.flaw_when_made(request.extractable_under.is_some()) {
             None if key.public_key.algorithm() == request.algorithm => return Ok(key),
             None => "the token made a key of another algorithm",
             Some(flaw) => flaw,
@@ -260,12 +304,15 @@ fn make(session: &Session, request: &KeyRequest) -> Result<Pair, Trouble> {
     private.extend([
         Attribute::Private(true),
         Attribute::Sensitive(true),
-        Attribute::Extractable(false),
+        Attribute::Extractable(request.extractable_under.is_some()),
         Attribute::Sign(true),
         Attribute::Decrypt(false),
         Attribute::Derive(false),
         Attribute::Unwrap(false),
     ]);
+    if request.extractable_under.is_some() {
+        private.push(Attribute::WrapWithTrusted(true));
+    }
     let mut last = None;
     for dialect in DIALECTS {
         let (mut public, mut private) = (public.clone(), private.clone());
@@ -379,8 +426,12 @@ pub(crate) fn extract(session: &Session, id: &KeyId) -> Result<Vec<String>, Trou
             }
         }
     }
-    if session.update_attributes(private, &[Attribute::Extractable(true)]).is_ok() {
+    let (found, _) = private_attributes(session, private)?;
+    if !found.extractable && session.update_attributes(private, &[Attribute::Extractable(true)]).is_ok() {
         leaks.push("CKA_EXTRACTABLE can be set to true afterwards".to_owned());
+    }
+    if found.wrap_with_trusted && session.update_attributes(private, &[Attribute::WrapWithTrusted(false)]).is_ok() {
+        leaks.push("CKA_WRAP_WITH_TRUSTED can be set to false afterwards".to_owned());
     }
     if session.update_attributes(private, &[Attribute::Sensitive(false)]).is_ok() {
         leaks.push("CKA_SENSITIVE can be set to false afterwards".to_owned());
@@ -412,6 +463,7 @@ fn private_attributes(session: &Session, handle: ObjectHandle) -> Result<(KeyAtt
         AttributeType::SignRecover,
         AttributeType::Modifiable,
         AttributeType::Copyable,
+        AttributeType::WrapWithTrusted,
         AttributeType::Label,
     ];
     // An attribute that is absent must count as the bad value.
@@ -430,6 +482,7 @@ fn private_attributes(session: &Session, handle: ObjectHandle) -> Result<(KeyAtt
             }
             Attribute::Modifiable(v) => found.modifiable = v,
             Attribute::Copyable(v) => found.copyable = v,
+            Attribute::WrapWithTrusted(v) => found.wrap_with_trusted = v,
             Attribute::Label(v) => label = String::from_utf8_lossy(&v).into_owned(),
             _ => {}
         }
@@ -452,7 +505,11 @@ mod tests {
         other_use: false,
         modifiable: false,
         copyable: false,
+        wrap_with_trusted: false,
     };
+    /// As it is made for a backup.
+    const EXCEPTED: KeyAttributes =
+        KeyAttributes { extractable: true, never_extractable: false, wrap_with_trusted: true, ..GOOD };
 
     #[test]
     fn each_missing_protection_is_a_flaw() {
@@ -471,11 +528,40 @@ mod tests {
     }
 
     #[test]
+    fn an_exception_is_wrapping_under_a_trusted_key_and_nothing_else() {
+        assert!(EXCEPTED.flaw().is_some() && EXCEPTED.flaw_under(false).is_some());
+        assert_eq!((EXCEPTED.flaw_under(true), EXCEPTED.flaw_when_made(true)), (None, None));
+        for bad in [
+            KeyAttributes { wrap_with_trusted: false, ..EXCEPTED },
+            KeyAttributes { sensitive: false, ..EXCEPTED },
+            KeyAttributes { sign: false, ..EXCEPTED },
+            KeyAttributes { other_use: true, ..EXCEPTED },
+        ] {
+            assert!(bad.flaw_under(true).is_some() && bad.flaw_when_made(true).is_some(), "{bad:?}");
+        }
+        // Copies from a backup: good enough to be used, not to be called new.
+        let copy = KeyAttributes { local: false, always_sensitive: false, ..EXCEPTED };
+        for copy in [copy, KeyAttributes { extractable: false, wrap_with_trusted: false, ..copy }] {
+            assert_eq!(copy.flaw_under(true), None);
+            assert!(copy.flaw_when_made(true).is_some() && copy.flaw_under(false).is_some());
+        }
+        // What can never leave is no key with a backup, and an ordinary new key is the strict one.
+        assert!(GOOD.flaw_when_made(true).is_some());
+        assert_eq!((GOOD.flaw_under(true), GOOD.flaw_when_made(false)), (None, None));
+        assert!(EXCEPTED.flaw_when_made(false).is_some());
+    }
+
+    #[test]
     fn ids_are_hexadecimal_and_labels_limited() {
         let id: KeyId = "000102030405060708090a0b0c0d0e0f".parse().unwrap();
         assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0e0f");
         assert!("00".parse::<KeyId>().is_err());
-        let request = |label: &str| KeyRequest { label: label.into(), id, algorithm: KeyAlgorithm::EcP256 };
+        let request = |label: &str| KeyRequest {
+            label: label.into(),
+            id,
+            algorithm: KeyAlgorithm::EcP256,
+            extractable_under: None,
+        };
         assert!(request("ok").check().is_ok());
         assert!(request("").check().is_err());
         assert!(request("a\nb").check().is_err());

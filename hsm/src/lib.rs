@@ -27,6 +27,7 @@ pub mod signer;
 mod token;
 mod uri;
 mod wire;
+mod wrapping;
 
 pub use ckr::FailureClass;
 pub use error::{Failure, HsmError, Text};

@@ -29,7 +29,7 @@ pub(crate) struct Hello<'a> {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Mode<'a> {
     /// Log in and sign.
-    Serve { uri: &'a str, sessions: u32 },
+    Serve { uri: &'a str, sessions: u32, exceptions: Vec<KeyId> },
     /// Initialise the first free token with this label and security officer's PIN.
     Initialise { label: &'a str, so_pin: &'a str },
 }
@@ -51,7 +51,7 @@ pub(crate) enum ToSigner {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Operation {
     Sign(SignWork),
-    Generate(WireRequest),
+    Generate(Box<WireRequest>),
     Find(KeyId),
     List,
     /// Is the token there and logged in?
@@ -59,6 +59,8 @@ pub(crate) enum Operation {
     Destroy(KeyId),
     /// Try to read or wrap the private key; a sound token refuses.
     Extract(KeyId),
+    /// Is this a key under which others may leave?
+    WrappingKey(KeyId),
     Mechanisms,
     ReadEpoch,
     WriteEpoch(u64),
@@ -80,6 +82,7 @@ impl Operation {
             Self::Probe => "probe",
             Self::Destroy(_) => "destroy",
             Self::Extract(_) => "extract",
+            Self::WrappingKey(_) => "wrapping key",
             Self::Mechanisms => "mechanisms",
             Self::ReadEpoch | Self::WriteEpoch(_) => "epoch",
         }
@@ -129,6 +132,7 @@ pub(crate) struct WireRequest {
     label: String,
     id: KeyId,
     algorithm: u32,
+    extractable_under: Option<KeyId>,
 }
 
 /// The sizes that RSA keys have here are below this.
@@ -136,7 +140,8 @@ const RSA: u32 = 1 << 16;
 
 impl From<&KeyRequest> for WireRequest {
     fn from(request: &KeyRequest) -> Self {
-        Self { label: request.label.clone(), id: request.id, algorithm: key_code(request.algorithm) }
+        let KeyRequest { label, id, algorithm, extractable_under } = request;
+        Self { label: label.clone(), id: *id, algorithm: key_code(*algorithm), extractable_under: *extractable_under }
     }
 }
 
@@ -144,11 +149,12 @@ impl WireRequest {
     pub fn into_request(self) -> Result<KeyRequest, HsmError> {
         let algorithm = key_algorithm(self.algorithm)
             .ok_or_else(|| HsmError::Process("a request for an unknown key algorithm".to_owned()))?;
-        Ok(KeyRequest { label: self.label, id: self.id, algorithm })
+        let Self { label, id, extractable_under, .. } = self;
+        Ok(KeyRequest { label, id, algorithm, extractable_under })
     }
 }
 
-/// Those without a size.
+/// Key algorithms without a size of their own; RSA comes beside.
 pub(crate) const KEYS: [KeyAlgorithm; 7] = [
     KeyAlgorithm::EcP256,
     KeyAlgorithm::EcP384,

@@ -153,6 +153,7 @@ on_both_tokens!(configuration_errors_name_their_field, {
         (TokensConfig { queue: 0, ..config() }, "queue"),
         (TokensConfig { deadline: Duration::ZERO, ..config() }, "deadline"),
         (TokensConfig { tokens: Vec::new(), ..config() }, "tokens"),
+        (TokensConfig { exceptions: vec![id(1); 257], ..config() }, "exceptions"),
     ] {
         assert!(matches!(Token::open(bad), Err(HsmError::Configuration { field: f, .. }) if f == field));
     }

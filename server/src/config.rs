@@ -114,6 +114,9 @@ pub struct TokenSection {
     /// Requests that may wait for the token.
     #[serde(default = "token_queue")]
     pub queue: usize,
+    /// Whether `key generate --extractable-under` may make a key that leaves the token wrapped.
+    #[serde(default)]
+    pub allow_wrapped_backup: bool,
 }
 
 /// One of `[[token.copies]]`: as `[token]`.

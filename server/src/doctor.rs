@@ -162,7 +162,7 @@ fn module(path: &Path) -> Verdict {
     }
 }
 
-fn open_token(config: &Config, known: Vec<hsm::Identity>) -> Result<Token, Verdict> {
+fn open_token(config: &Config, known: token_identity::Known) -> Result<Token, Verdict> {
     let mut wanted = serve::token_config(config, known).map_err(|e| fault(e, "correct [token]"))?;
     for token in &mut wanted.tokens {
         // Nothing is measured: a running service may be using it.
@@ -240,7 +240,7 @@ fn keys(token: Option<&Token>, entry: &IssuerEntry) -> Verdict {
             let (id, certificate) = (key_id(id)?, Certificate::from_der(der)?);
             let key = token.find(&id)?;
             anyhow::ensure!(key.public_key == *certificate.public_key(), "key {id} is not that of its certificate");
-            if let Some(flaw) = key.attributes.flaw() {
+            if let Some(flaw) = token.flaw(&key) {
                 anyhow::bail!("key {id}: {flaw}");
             }
             Ok(token.prove(&id, certificate.public_key())?)

@@ -1,6 +1,7 @@
 //! Makes the service's own keys in the token so that a run that is cut off leaves none behind: which key is about to be
 //! made is on stable storage first, and the next run takes up that key and no other. A key of the same label that this
-//! installation did not note is never used: it may have signed for an authority that is gone.
+//! installation did not note is never used: it may have signed for an authority that is gone. One that its journal names
+//! under the very label is.
 
 use crate::{
     ca::{Ca, key_id},
@@ -50,8 +51,8 @@ fn note_file(ca: &Ca, purpose: &str) -> PathBuf {
     ca.config.data_dir.join(format!("making-{}.json", purpose.replace(' ', "-")))
 }
 
-/// A key for one purpose, which is its label: the one that a cut-off run made and the journal does not name yet, or a
-/// new one. Once the journal names it, [`settled`] follows.
+/// A key for one purpose, which is its label: the one that a cut-off run made and the journal does not name yet, one that
+/// was prepared for it, or a new one. Once the journal names it, [`settled`] follows.
 ///
 /// # Errors
 /// What the token says.
@@ -69,10 +70,13 @@ fn obtain_now(ca: &Ca, purpose: &str, algorithm: KeyAlgorithm) -> Result<(KeyId,
         tracing::info!(key = %id, label = note.label, "going on with the key that an earlier run made");
         return Ok((id, public_key));
     }
+    if let Some(prepared) = prepared(ca, purpose, algorithm)? {
+        return Ok(prepared);
+    }
     for attempt in 0..3 {
         let (id, note) = Note::new(purpose, attempt);
         note.write(&file)?;
-        match ca.token.generate(&KeyRequest { label: note.label, id, algorithm }) {
+        match ca.token.generate(&KeyRequest { label: note.label, id, algorithm, extractable_under: None }) {
             Ok(key) => return Ok((id, key.public_key)),
             Err(HsmError::KeyExists { what }) => {
                 tracing::warn!(%what, "the token has a key that this journal does not know; it stays unused");
@@ -81,6 +85,23 @@ fn obtain_now(ca: &Ca, purpose: &str, algorithm: KeyAlgorithm) -> Result<(KeyId,
         }
     }
     bail!("the token has every label that was tried for '{purpose}'")
+}
+
+/// A key that `sealwright key generate` made under this very label and that serves nobody yet: the operator's choice,
+/// recorded like ours. So an issuer can have a key with a backup.
+fn prepared(ca: &Ca, purpose: &str, algorithm: KeyAlgorithm) -> Result<Option<(KeyId, PublicKey)>> {
+    for entry in ca.store.keys()? {
+        let id = KeyId::from_bytes(entry.id);
+        let is_it = entry.made.is_some_and(|made| made.label == purpose) && entry.retired.is_none();
+        if is_it
+            && !is_recorded(ca, &id)?
+            && let Some(public_key) = take_up(&ca.token, id, algorithm)?
+        {
+            tracing::info!(key = %id, label = purpose, "taking the key that was prepared for this");
+            return Ok(Some((id, public_key)));
+        }
+    }
+    Ok(None)
 }
 
 /// The noted key, if it was made and is as a new one would be.
@@ -93,7 +114,7 @@ fn take_up(token: &Token, id: KeyId, algorithm: KeyAlgorithm) -> Result<Option<P
     };
     let sound = || -> Result<()> {
         ensure!(key.public_key.algorithm() == algorithm, "it is of another algorithm");
-        if let Some(flaw) = key.attributes.flaw() {
+        if let Some(flaw) = token.flaw(&key) {
             bail!("{flaw}");
         }
         Ok(token.prove(&id, &key.public_key)?)
@@ -101,7 +122,7 @@ fn take_up(token: &Token, id: KeyId, algorithm: KeyAlgorithm) -> Result<Option<P
     match sound() {
         Ok(()) => Ok(Some(key.public_key.clone())),
         Err(error) => {
-            tracing::warn!(key = %id, error = format!("{error:#}"), "the key that an earlier run made is not used");
+            tracing::warn!(key = %id, error = format!("{error:#}"), "a key that was made for this is not used");
             Ok(None)
         }
     }

@@ -19,12 +19,13 @@ use crate::{
     service_certificates,
     telemetry::{self, Telemetry},
     tls::{self, Doors, ServerTls},
-    token_identity, waiting,
+    token_identity::{self, Known},
+    waiting,
 };
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use ca_core::certificate::Certificate;
-use hsm::{HsmError, Identity, KeyId, Program, Token, TokensConfig};
+use hsm::{HsmError, KeyId, Program, Token, TokensConfig};
 use proto::v1::{
     access_service_server::AccessServiceServer, authority_service_server::AuthorityServiceServer,
     certificate_service_server::CertificateServiceServer, enrollment_service_server::EnrollmentServiceServer,
@@ -62,7 +63,7 @@ const TOKEN_UNUSABLE: &str = "the PKCS#11 token cannot be used; 'sealwright doct
 ///
 /// # Errors
 /// What the token says, with what to do.
-pub fn open_token(config: &Config, known: Vec<Identity>) -> Result<Token> {
+pub fn open_token(config: &Config, known: Known) -> Result<Token> {
     let tokens = token_config(config, known)?;
     Token::open(tokens).context(TOKEN_UNUSABLE)
 }
@@ -71,7 +72,7 @@ pub fn open_token(config: &Config, known: Vec<Identity>) -> Result<Token> {
 ///
 /// # Errors
 /// A URI that names no token.
-pub fn token_config(config: &Config, known: Vec<Identity>) -> Result<TokensConfig> {
+pub fn token_config(config: &Config, known: Known) -> Result<TokensConfig> {
     let section = &config.token;
     Ok(TokensConfig {
         tokens: section.tokens()?,
@@ -79,8 +80,9 @@ pub fn token_config(config: &Config, known: Vec<Identity>) -> Result<TokensConfi
         queue: section.queue,
         program: Program::this(),
         state_dir: config.data_dir.is_dir().then(|| config.data_dir.clone()),
-        known,
+        known: known.identities,
         serves: false,
+        exceptions: known.exceptions,
         observer: Some(telemetry::token_observer()),
     })
 }
@@ -129,7 +131,7 @@ fn check_key(token: &Token, id: KeyId, certificate: &Certificate) -> Result<()> 
         key.public_key == *certificate.public_key(),
         "the key {id} in the token is not the key of its certificate; the token was changed or swapped"
     );
-    if let Some(flaw) = key.attributes.flaw() {
+    if let Some(flaw) = token.flaw(&key) {
         bail!("the key {id} may not sign here: {flaw}; restore the token that it was made in");
     }
     token.prove(&id, certificate.public_key()).context("the key does not sign")?;

@@ -8,12 +8,25 @@ use hsm::{Identity, KeyId, TokenState};
 use std::sync::Arc;
 use store::{SetTokenIdentity, Store, TokenIdentityEntry};
 
-/// The tokens that the journal knows. None: the installation is new, or older than identities.
+/// What the journal says that matters when tokens are opened.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The tokens. None: the installation is new, or older than identities.
+    pub identities: Vec<Identity>,
+    /// The keys that may leave their token wrapped under a trusted key.
+    pub exceptions: Vec<KeyId>,
+}
+
+/// What the journal knows. The exception of a key that was retired is over.
 ///
 /// # Errors
 /// The journal cannot be read.
-pub fn known(store: &Store) -> Result<Vec<Identity>> {
-    store.token_identities()?.into_iter().map(identity).collect()
+pub fn known(store: &Store) -> Result<Known> {
+    let excepted = store.keys()?.into_iter().filter(|key| key.exception.is_some() && key.retired.is_none());
+    Ok(Known {
+        identities: store.token_identities()?.into_iter().map(identity).collect::<Result<_>>()?,
+        exceptions: excepted.map(|key| KeyId::from_bytes(key.id)).collect(),
+    })
 }
 
 fn identity(entry: TokenIdentityEntry) -> Result<Identity> {
@@ -29,7 +42,7 @@ fn identity(entry: TokenIdentityEntry) -> Result<Identity> {
 pub async fn enroll(ca: &Arc<Ca>) -> Result<()> {
     for (unit, status) in ca.token.status().into_iter().enumerate() {
         let Some(info) = status.info.filter(|_| status.state == TokenState::Up) else { continue };
-        if known(&ca.store)?.iter().any(|k| k.serial == info.serial && k.label == info.label) {
+        if known(&ca.store)?.identities.iter().any(|k| k.serial == info.serial && k.label == info.label) {
             continue;
         }
         let (token, key) = (ca.token.clone(), KeyId::from_bytes(rand::random()));

@@ -311,6 +311,12 @@ impl Ca {
         &self.directory
     }
 
+    /// The lines of its log that contain `word`.
+    pub fn log_lines(&self, word: &str) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(word)).map(str::to_owned).collect()
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();

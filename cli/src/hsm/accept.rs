@@ -94,14 +94,14 @@ fn strangers(config: &Config, known: &[hsm::Identity]) -> Result<Vec<Stranger>> 
     let mut strangers = Vec::new();
     for (unit, alone) in one::each(config)?.into_iter().enumerate() {
         let name = one::name(&alone);
-        let token = Token::open(alone).with_context(|| format!("token {name}"))?;
+        let token = Token::open(alone.clone()).with_context(|| format!("token {name}"))?;
         let info = token.info();
-        let reason = match one::standing(&token, &info, known)? {
+        let reason = match one::standing(alone, known)? {
             Standing::Known | Standing::NotAsked(_) => continue,
-            Standing::First => "the journal knows no token yet",
+            Standing::First => "the journal knows no token yet".to_owned(),
             Standing::Unknown(reason) => reason,
         };
-        let (serial, manufacturer, reason) = (info.serial, info.manufacturer, reason.to_owned());
+        let (serial, manufacturer) = (info.serial, info.manufacturer);
         strangers.push(Stranger { unit, name, serial, manufacturer, reason });
     }
     Ok(strangers)
@@ -113,7 +113,7 @@ async fn accept(config: Config, store: Store, strangers: &[Stranger], args: &Acc
         return Ok(Vec::new());
     }
     let ca = tokio::task::block_in_place(|| -> Result<Arc<Ca>> {
-        let token = serve::open_token(&config, Vec::new())?;
+        let token = serve::open_token(&config, token_identity::Known::default())?;
         Ca::assemble(config, store, token)
     })?;
     let mut accepted = Vec::new();

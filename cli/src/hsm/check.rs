@@ -7,7 +7,7 @@ use hsm::{
     PinSource, TokenConfig, TokenUri, TokensConfig,
     check::{self, Options},
 };
-use server::{config::parse_duration, serve};
+use server::{config::parse_duration, serve, token_identity};
 use std::{path::PathBuf, time::Duration};
 
 /// Options of `hsm check`.
@@ -62,7 +62,7 @@ impl CheckArgs {
                 environment: self.environment.clone(),
                 ..TokenConfig::new(module.clone(), uri.clone(), PinSource::File(pin.clone()))
             }),
-            _ => serve::token_config(&self.config.load()?, Vec::new())?,
+            _ => serve::token_config(&self.config.load()?, token_identity::Known::default())?,
         };
         if wanted.tokens.iter().any(|t| matches!(t.pin, PinSource::Prompt | PinSource::Shares(_))) {
             return Err(Problem::usage(

@@ -5,7 +5,7 @@ use ca_core::certificate::Certificate;
 use ceremony::attributes::Attributes;
 use hsm::{KeyAttributes, TokenKey};
 use serde_json::{Value, json};
-use store::{IssuerState, KeyEntry, Store};
+use store::{IssuerState, KeyEntry, KeyException, Store};
 
 /// The attributes by name.
 pub fn attributes(of: &KeyAttributes) -> Attributes {
@@ -19,6 +19,7 @@ pub fn attributes(of: &KeyAttributes) -> Attributes {
         ("other_use", of.other_use),
         ("modifiable", of.modifiable),
         ("copyable", of.copyable),
+        ("wrap_with_trusted", of.wrap_with_trusted),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
@@ -83,10 +84,23 @@ impl Known {
         self.records.iter().find(|record| record.id == id)
     }
 
+    /// Exceptions whose key is not among the given ones: the run that was to make it was cut off, or it was lost.
+    pub fn unmade<'a>(&'a self, there: &'a [TokenKey]) -> impl Iterator<Item = &'a KeyEntry> {
+        let there = |id| there.iter().any(|key| key.id.as_bytes() == id);
+        self.records.iter().filter(move |r| r.exception.is_some() && r.retired.is_none() && !there(&r.id))
+    }
+
     /// Those that need a key which is not among the given ones.
     pub fn missing<'a>(&'a self, there: &'a [TokenKey]) -> impl Iterator<Item = &'a Use> {
         self.uses.iter().filter(|one| one.live && !there.iter().any(|key| one.key == key.id.as_bytes()))
     }
+}
+
+fn exception(of: &KeyException) -> Value {
+    json!({
+        "wrapped_backup_under": hex::encode(of.wrapping_key_id), "reason": of.reason,
+        "by": of.by, "at": of.at.to_string(),
+    })
 }
 
 /// One key of the token with what the journal says about it.
@@ -120,8 +134,14 @@ impl Facts<'_> {
 
     /// What is wrong with it.
     pub fn flaw(&self) -> Option<String> {
-        if let Some(flaw) = self.key.attributes.flaw() {
-            return Some(flaw.to_owned());
+        let attributes = &self.key.attributes;
+        if let Some(flaw) = attributes.flaw_under(self.is_excepted()) {
+            let unread = self.known.is_none() && attributes.flaw_under(true).is_none();
+            return Some(if unread {
+                format!("{flaw}, unless the journal allows it a backup")
+            } else {
+                flaw.to_owned()
+            });
         }
         let retired = self.record().and_then(|record| record.retired.as_ref());
         if retired.is_some_and(|retired| retired.destroyed) {
@@ -130,13 +150,20 @@ impl Facts<'_> {
         (self.fits() == Some(false)).then(|| "it is not the key of its certificate or record".to_owned())
     }
 
+    /// Whether it is recorded that it may leave the token wrapped under a trusted key.
+    fn is_excepted(&self) -> bool {
+        self.record().is_some_and(|record| record.exception.is_some() && record.retired.is_none())
+    }
+
     /// In one word or two.
     pub fn state(&self) -> String {
-        match self.record().map(|record| (&record.made, &record.retired)) {
-            Some((_, Some(_))) => "retired".to_owned(),
-            Some((Some(made), None)) => made.purpose.clone(),
-            _ => String::new(),
-        }
+        let state = match self.record().map(|record| (&record.made, &record.retired)) {
+            Some((_, Some(_))) => "retired",
+            Some((Some(made), None)) => &made.purpose,
+            _ => "",
+        };
+        let backup = if self.is_excepted() { "wrapped backup allowed" } else { "" };
+        [state, backup].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
     /// As JSON.
@@ -156,10 +183,7 @@ impl Facts<'_> {
                 "at": made.at.to_string(), "by": made.by, "purpose": made.purpose, "tenant": made.tenant,
                 "token_serial": made.token_serial, "token_label": made.token_label,
             })),
-            "exception": record.and_then(|record| record.exception.as_ref()).map(|exception| json!({
-                "wrapped_backup_under": hex::encode(exception.wrapping_key_id), "reason": exception.reason,
-                "by": exception.by, "at": exception.at.to_string(),
-            })),
+            "exception": record.and_then(|record| record.exception.as_ref()).map(exception),
             "retired": record.and_then(|record| record.retired.as_ref()).map(|retired| json!({
                 "at": retired.at.to_string(), "by": retired.by, "why": retired.why, "destroyed": retired.destroyed,
             })),

@@ -4,7 +4,11 @@ use crate::error::{Exit, Problem};
 use anyhow::{Context, Result};
 use ca_core::time::UnixTime;
 use hsm::{HsmError, KeyId, Token, TokenKey};
-use server::{config::Config, serve, token_identity};
+use server::{
+    config::Config,
+    serve,
+    token_identity::{self, Known},
+};
 use std::time::{Duration, SystemTime};
 use store::{OpenError, OpenOptions, Store};
 
@@ -13,7 +17,20 @@ use store::{OpenError, OpenOptions, Store};
 /// # Errors
 /// What the token says.
 pub fn token(config: &Config, journal: Option<&Store>) -> Result<Token> {
-    let known = journal.map(token_identity::known).transpose()?.unwrap_or_default();
+    open(config, journal.map(token_identity::known).transpose()?.unwrap_or_default())
+}
+
+/// As [`token`], where one more key may leave under a trusted key. The exception must be recorded before it is made.
+///
+/// # Errors
+/// As [`token`].
+pub fn token_excepting(config: &Config, journal: &Store, key: KeyId) -> Result<Token> {
+    let mut known = token_identity::known(journal)?;
+    known.exceptions.push(key);
+    open(config, known)
+}
+
+fn open(config: &Config, known: Known) -> Result<Token> {
     let mut tokens = serve::token_config(config, known)?;
     for token in &mut tokens.tokens {
         // Nothing is measured for a few requests.

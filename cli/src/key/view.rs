@@ -88,6 +88,13 @@ pub fn list(args: &ListArgs) -> Result<()> {
             for one in known.missing(&keys) {
                 eprintln!("MISSING: key {} of {} is not in the token.", hex::encode(&one.key), one.who);
             }
+            for one in known.unmade(&keys) {
+                let id = hex::encode(one.id);
+                eprintln!(
+                    "EXCEPTION WITHOUT A KEY: {id} may have a wrapped backup and is not in the token; if it never was, \
+                     `sealwright key retire {id}` ends that."
+                );
+            }
         }
     }
     Ok(())
@@ -124,6 +131,9 @@ fn in_words(facts: &Facts<'_>, unread: Option<&&str>) -> String {
         ("Purpose", recorded("made", "purpose")),
         ("Made", recorded("made", "at")),
         ("Made by", recorded("made", "by")),
+        ("Wrapped under", recorded("exception", "wrapped_backup_under")),
+        ("Why that", recorded("exception", "reason")),
+        ("Allowed by", recorded("exception", "by")),
         ("Retired", recorded("retired", "at")),
         ("Why retired", recorded("retired", "why")),
     ];

@@ -18,7 +18,7 @@ impl Scratch {
     pub fn new(algorithm: KeyAlgorithm) -> Self {
         let id = KeyId::from_bytes(rand::random());
         let label = format!("{LABEL}{algorithm} {}", hex::encode(id.as_bytes().get(..4).unwrap_or_default()));
-        Self { request: KeyRequest { label, id, algorithm } }
+        Self { request: KeyRequest { label, id, algorithm, extractable_under: None } }
     }
 
     pub fn id(&self) -> &KeyId {

@@ -4,11 +4,12 @@ use super::mailbox::Mailbox;
 use crate::ckr::FailureClass;
 use crate::error::Trouble;
 use crate::wire::{Facts, FromSigner};
-use crate::{Failure, HsmError, Pin, TokenUri};
+use crate::{Failure, HsmError, KeyId, Pin, TokenUri};
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error as Cryptoki, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +23,8 @@ pub(super) struct Link {
     anchor: Mutex<Session>,
     /// Rises with each login: handles of private objects are good for one.
     epoch: AtomicU64,
+    /// The keys that may leave the token wrapped under a trusted key.
+    exceptions: HashSet<KeyId>,
 }
 
 impl Link {
@@ -30,7 +33,17 @@ impl Link {
         let (slot, info) = select(&context, &uri)?;
         let anchor = context.open_rw_session_no_drop(slot)?;
         login(&anchor, &info, &pin, &mailbox)?;
-        Ok(Self { context, uri, pin, slot, mailbox, anchor: Mutex::new(anchor), epoch: AtomicU64::new(1) })
+        let (anchor, epoch) = (Mutex::new(anchor), AtomicU64::new(1));
+        Ok(Self { context, uri, pin, slot, mailbox, anchor, epoch, exceptions: HashSet::new() })
+    }
+
+    /// The same, where these keys may leave the token wrapped under a trusted key.
+    pub fn excepting(self, exceptions: HashSet<KeyId>) -> Self {
+        Self { exceptions, ..self }
+    }
+
+    pub fn excepts(&self, id: &KeyId) -> bool {
+        self.exceptions.contains(id)
     }
 
     pub fn context(&self) -> &Pkcs11 {

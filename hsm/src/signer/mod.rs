@@ -12,11 +12,12 @@ mod seat;
 use crate::error::Trouble;
 use crate::process;
 use crate::wire::{FromSigner, Hello, Mode};
-use crate::{HsmError, Pin, TokenUri};
+use crate::{HsmError, KeyId, Pin, TokenUri};
 use cryptoki::context::Pkcs11;
 use link::Link;
 use mailbox::Mailbox;
 use seat::Worker;
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ const FINALISE: Duration = Duration::from_millis(300);
 
 /// What the first frame asks for, with the PIN in memory that is wiped.
 enum Task {
-    Serve { module: PathBuf, uri: Box<TokenUri>, pin: Pin, sessions: u32 },
+    Serve { module: PathBuf, uri: Box<TokenUri>, pin: Pin, sessions: u32, exceptions: HashSet<KeyId> },
     Initialise { module: PathBuf, label: String, so_pin: Pin, pin: Pin },
 }
 
@@ -54,7 +55,7 @@ pub fn run() -> ExitCode {
         }
     };
     match task {
-        Task::Serve { module, uri, pin, sessions } => {
+        Task::Serve { module, uri, pin, sessions, exceptions } => {
             let context = match module::load(&module) {
                 Ok(context) => context,
                 Err(trouble) => {
@@ -62,7 +63,8 @@ pub fn run() -> ExitCode {
                     end(None);
                 }
             };
-            if let Err(trouble) = serve(context.clone(), *uri, pin, sessions, &mailbox) {
+            let link = Link::open(context.clone(), *uri, pin, mailbox.clone());
+            if let Err(trouble) = link.and_then(|link| serve(link.excepting(exceptions), sessions, &mailbox)) {
                 mailbox.send(&FromSigner::Failed(trouble.into()));
             }
             end(Some(&context));
@@ -105,9 +107,9 @@ fn hello(stream: &mut UnixStream) -> io::Result<Task> {
     let secret = |text: &str| Pin::new(text.to_owned()).map_err(|e| bad(&e.to_string()));
     let (module, pin) = (PathBuf::from(module), secret(pin)?);
     Ok(match mode {
-        Mode::Serve { uri, sessions } => {
-            let uri: TokenUri = uri.parse().map_err(|e: crate::UriError| bad(&e.to_string()))?;
-            Task::Serve { module, uri: Box::new(uri), pin, sessions }
+        Mode::Serve { uri, sessions, exceptions } => {
+            let uri = Box::new(uri.parse().map_err(|e: crate::UriError| bad(&e.to_string()))?);
+            Task::Serve { module, uri, pin, sessions, exceptions: exceptions.into_iter().collect() }
         }
         Mode::Initialise { label, so_pin } => {
             Task::Initialise { module, label: label.to_owned(), so_pin: secret(so_pin)?, pin }
@@ -115,8 +117,8 @@ fn hello(stream: &mut UnixStream) -> io::Result<Task> {
     })
 }
 
-fn serve(context: Pkcs11, uri: TokenUri, pin: Pin, sessions: u32, mailbox: &Arc<Mailbox>) -> Result<(), Trouble> {
-    let link = Arc::new(Link::open(context, uri, pin, mailbox.clone())?);
+fn serve(link: Link, sessions: u32, mailbox: &Arc<Mailbox>) -> Result<(), Trouble> {
+    let link = Arc::new(link);
     mailbox.send(&FromSigner::Ready(Box::new(link.facts()?)));
     // The first worker is this thread.
     for _ in 1..sessions {

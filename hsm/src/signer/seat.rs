@@ -7,8 +7,8 @@ use crate::epoch;
 use crate::error::Trouble;
 use crate::keys::{self, Pair};
 use crate::mechanism;
-use crate::wire::{Answer, FromSigner, Mechanism, Operation, SignWork, WireKey};
-use crate::{Failure, HsmError, KeyId};
+use crate::wire::{Answer, FromSigner, Mechanism, Operation, SignWork, WireKey, WireRequest};
+use crate::{Failure, HsmError, KeyId, wrapping};
 use ca_core::key::KeyAlgorithm;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
@@ -224,7 +224,7 @@ impl Work {
 impl Seat {
     fn serve(&mut self, work: &Work, link: &Link, took: &mut Duration) -> Result<Answer, Trouble> {
         let operation = match work {
-            Work::Sign { key, input } => return self.sign(key, input, took).map(Answer::Signature),
+            Work::Sign { key, input } => return self.sign(key, input, link, took).map(Answer::Signature),
             Work::Other(operation) => operation,
         };
         let session = &self.session;
@@ -235,8 +235,14 @@ impl Seat {
             }
             Operation::List => Ok(Answer::Keys(keys::list(session)?.into_iter().map(WireKey::from).collect())),
             Operation::Generate(request) => {
-                let request = request.clone().into_request()?;
+                let request = WireRequest::clone(request).into_request()?;
                 keys::absent(session, &request)?;
+                if let Some(wrapping) = &request.extractable_under {
+                    if !link.excepts(&request.id) {
+                        return Err(HsmError::NoException { id: request.id }.into());
+                    }
+                    wrapping::trusted(session, wrapping)?;
+                }
                 // A second attempt could make a second pair: tell the caller instead of trying again.
                 match keys::generate(session, &request) {
                     Err(Trouble::Call(failure)) if !failure.class().needs_new_process() => {
@@ -257,6 +263,7 @@ impl Seat {
                 Ok(Answer::Done)
             }
             Operation::Extract(id) => Ok(Answer::Leaks(keys::extract(session, id)?)),
+            Operation::WrappingKey(id) => wrapping::trusted(session, id).map(|()| Answer::Done),
             Operation::Mechanisms => mechanisms(link).map(Answer::Mechanisms),
             Operation::ReadEpoch => epoch::read(session).map(Answer::Epoch),
             Operation::WriteEpoch(epoch) => {
@@ -267,11 +274,17 @@ impl Seat {
         }
     }
 
-    fn sign(&mut self, id: &KeyId, input: &mechanism::Prepared, took: &mut Duration) -> Result<Vec<u8>, Trouble> {
+    fn sign(
+        &mut self,
+        id: &KeyId,
+        input: &mechanism::Prepared,
+        link: &Link,
+        took: &mut Duration,
+    ) -> Result<Vec<u8>, Trouble> {
         let held = match self.held.get(id) {
             Some(held) => *held,
             None => {
-                let held = self.hold(id)?;
+                let held = self.hold(id, link)?;
                 if self.held.len() >= HELD {
                     self.held.clear();
                 }
@@ -293,10 +306,10 @@ impl Seat {
     }
 
     /// Finds the key once for this session and makes sure that it is one that may sign.
-    fn hold(&self, id: &KeyId) -> Result<Held, Trouble> {
+    fn hold(&self, id: &KeyId, link: &Link) -> Result<Held, Trouble> {
         let pair: Pair = keys::pair(&self.session, id)?;
         let key = keys::describe(&self.session, id, pair)?;
-        if let Some(reason) = key.attributes.flaw() {
+        if let Some(reason) = key.attributes.flaw_under(link.excepts(id)) {
             return Err(HsmError::KeyUnsuitable { id: *id, reason: reason.into() }.into());
         }
         Ok(Held { handle: pair.private, algorithm: key.public_key.algorithm() })

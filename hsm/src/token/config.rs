@@ -6,6 +6,9 @@ use ca_core::key::{PublicKey, SignatureAlgorithm};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Keys with an exception: a site has a few. For 8 tokens their 16 octets each fill half of a keeper's message.
+const EXCEPTIONS: usize = 256;
+
 /// One token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenConfig {
@@ -84,6 +87,9 @@ pub struct TokensConfig {
     pub known: Vec<Identity>,
     /// This process is the service: each token is told that it was used, so that an older copy of it is recognised.
     pub serves: bool,
+    /// The keys, 256 at most, of which it is recorded that they may leave the token wrapped under a trusted key. Every
+    /// other key that could leave does not sign. Read when the tokens are opened: open them again to change it.
+    pub exceptions: Vec<KeyId>,
     /// Told about every finished request.
     pub observer: Option<Observer>,
 }
@@ -105,6 +111,7 @@ impl TokensConfig {
             state_dir: None,
             known: Vec::new(),
             serves: false,
+            exceptions: Vec::new(),
             observer: None,
         }
     }
@@ -119,6 +126,9 @@ impl TokensConfig {
         }
         if !(1..=65536).contains(&self.queue) {
             return refuse("queue", "must be 1 to 65536");
+        }
+        if self.exceptions.len() > EXCEPTIONS {
+            return refuse("exceptions", "must be 256 at most; retire keys that are not needed");
         }
         Ok(())
     }

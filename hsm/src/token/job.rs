@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 pub(super) type Done = Box<dyn FnOnce(Result<Answer, HsmError>) + Send>;
 
-/// Times that a request is given to a signer, the first included: one that makes a module crash must not crash them all.
-const ATTEMPTS: u32 = 3;
+/// Signers that may end over one request: one that makes a module crash must not crash them all.
+const LOSSES: u32 = 3;
+/// Times that a request is given to a signer, the first included, while none ends over it. A token that spoils one
+/// signature in thirty does that six times in a row once in 700 million.
+const ATTEMPTS: u32 = 6;
 
 /// What a signature is checked against before it is let go.
 pub(super) struct Check {
@@ -82,6 +85,8 @@ pub(super) struct Job {
     pub due: Instant,
     after: Duration,
     pub attempts: u32,
+    /// Signers that ended meanwhile.
+    pub losses: u32,
     /// The token that failed last.
     pub avoid: Option<usize>,
     /// Made ready by the caller's thread, so that hashing a CRL holds up nobody.
@@ -101,6 +106,7 @@ impl Job {
             due: begun + after,
             after,
             attempts: 0,
+            losses: 0,
             avoid: None,
             prepared: None,
             done: Some(done),
@@ -115,6 +121,7 @@ impl Job {
             && self.task.is_repeatable()
             && !matches!(self.place, Place::Line(_))
             && self.attempts < ATTEMPTS
+            && self.losses < LOSSES
             && self.due > Instant::now()
             && (curable || elsewhere)
     }

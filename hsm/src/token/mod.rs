@@ -113,7 +113,7 @@ impl Token {
     pub fn start(config: TokensConfig) -> Result<Self, HsmError> {
         config.check()?;
         let keeper = Keeper::start(&config.program)?;
-        keeper.tokens(config.tokens.iter().map(Spec::from).collect())?;
+        keeper.tokens(Spec::all(&config))?;
         let (events, received) = channel();
         let shared = Arc::new(Shared::new(config, events));
         let supervisor = Supervisor::new(shared.clone(), keeper, received);
@@ -228,7 +228,8 @@ impl Token {
         if up.is_empty() { Err(HsmError::away(None)) } else { Ok(up) }
     }
 
-    /// Makes a key pair that cannot leave the token and only signs, and reads back that it is one. Waits up to 120 s.
+    /// Makes a key pair that only signs and cannot leave the token (but for [`KeyRequest::extractable_under`]), and
+    /// reads back that it is one. Waits up to 120 s.
     /// After an [`HsmError::Deadline`] or [`HsmError::Unavailable`] the pair may exist: look with [`Token::find`].
     ///
     /// # Errors
@@ -245,11 +246,11 @@ impl Token {
         if !capabilities.is_some_and(|c| c.generates(request.algorithm)) {
             return Err(HsmError::Unsupported { what: format!("{} keys", request.algorithm) });
         }
-        key(self.ask(Operation::Generate(request.into()), Place::Unit(unit), false, SLOW)?)
+        key(self.ask(Operation::Generate(Box::new(request.into())), Place::Unit(unit), false, SLOW)?)
     }
 
     /// Finds a key pair and reads what the token says about it; with several tokens, on each that is there. It is up
-    /// to the caller to refuse [`crate::KeyAttributes::flaw`]; signing does.
+    /// to the caller to refuse one with a [`Token::flaw`]; signing does.
     ///
     /// # Errors
     /// [`HsmError::KeyMissing`] or [`HsmError::KeyAmbiguous`] unless there is exactly one private and one public key;
@@ -261,11 +262,28 @@ impl Token {
                 key(self.ask(Operation::Find(*id), Place::Unit(unit), false, self.open.shared.config.deadline)?)?;
             match &found {
                 Some(first) if first.public_key != next.public_key => return Err(HsmError::KeyMismatch { id: *id }),
-                Some(first) if first.attributes.flaw().is_some() => {}
+                Some(first) if self.flaw(first).is_some() => {}
                 _ => found = Some(next),
             }
         }
         found.ok_or_else(|| HsmError::away(None))
+    }
+
+    /// What keeps a key from being used here, also by its exception.
+    pub fn flaw(&self, key: &TokenKey) -> Option<&'static str> {
+        key.attributes.flaw_under(self.open.shared.config.exceptions.contains(&key.id))
+    }
+
+    /// Whether a key can be made that leaves the token under this wrapping key.
+    ///
+    /// # Errors
+    /// [`HsmError::WrappingKey`] says what to do; [`HsmError::SeveralTokens`] with more than one.
+    pub fn check_wrapping_key(&self, id: &KeyId) -> Result<(), HsmError> {
+        let count = self.open.shared.config.tokens.len();
+        if count > 1 {
+            return Err(HsmError::SeveralTokens { count });
+        }
+        self.ask(Operation::WrappingKey(*id), Place::Unit(0), false, self.open.shared.config.deadline).map(|_| ())
     }
 
     /// All key pairs whose CKA_ID has 16 octets and whose algorithm is accepted, of the first token that is there.
@@ -353,7 +371,8 @@ impl Token {
     /// What the token says.
     pub fn enroll(&self, unit: usize, key: KeyId) -> Result<Identity, HsmError> {
         let label = format!("{IDENTITY_LABEL} {}", hex::encode(key.as_bytes().get(..4).unwrap_or_default()));
-        let made = self.generate_at(&KeyRequest { label, id: key, algorithm: KeyAlgorithm::EcP256 }, unit)?;
+        let request = KeyRequest { label, id: key, algorithm: KeyAlgorithm::EcP256, extractable_under: None };
+        let made = self.generate_at(&request, unit)?;
         let pool = self.open.shared.pool();
         let facts = pool.units.get(unit).and_then(|u| u.facts.clone()).ok_or(HsmError::Closed)?;
         Ok(Identity { serial: facts.serial, label: facts.label, key, public_key: made.public_key })

@@ -241,6 +241,7 @@ impl Shared {
 
     /// Whether the request goes to a signer once more.
     fn again(&self, unit: usize, job: &mut Job, error: &HsmError) -> bool {
+        job.losses += u32::from(error.ends_signer());
         let mut pool = self.pool();
         let others = pool.has_other(unit);
         let again = job.may_repeat(error, others);

@@ -217,7 +217,7 @@ impl Supervisor {
         }
         tracing::error!("the keeper process has ended by itself; another one is started");
         let keeper = Keeper::start(&config.program)?;
-        keeper.tokens(config.tokens.iter().map(Spec::from).collect())?;
+        keeper.tokens(Spec::all(config))?;
         self.keeper = keeper;
         Ok(())
     }

@@ -156,7 +156,7 @@ pub fn id(n: u8) -> KeyId {
 }
 
 pub fn request(n: u8) -> KeyRequest {
-    KeyRequest { label: format!("key {n}"), id: id(n), algorithm: KeyAlgorithm::EcP256 }
+    KeyRequest { label: format!("key {n}"), id: id(n), algorithm: KeyAlgorithm::EcP256, extractable_under: None }
 }
 
 /// A signature with key 1, which is right if it is there.

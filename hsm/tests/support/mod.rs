@@ -73,7 +73,7 @@ pub fn id(n: u8) -> KeyId {
 }
 
 pub fn request(n: u8, algorithm: KeyAlgorithm) -> KeyRequest {
-    KeyRequest { label: format!("key {n}"), id: id(n), algorithm }
+    KeyRequest { label: format!("key {n}"), id: id(n), algorithm, extractable_under: None }
 }
 
 /// A request that key `n` sign a short message in its usual way.

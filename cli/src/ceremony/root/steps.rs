@@ -167,7 +167,8 @@ impl Ceremony {
         self.dialog.confirm("generate", "Make it now?")?;
         // The id is recorded first: should the machine fail now, it is known which key in the token is nobody's.
         self.note("root key to be made", facts([("key_id", json!(id.to_string()))]))?;
-        let key = token.generate(&KeyRequest { label: self.script.label.clone(), id, algorithm })?;
+        let label = self.script.label.clone();
+        let key = token.generate(&KeyRequest { label, id, algorithm, extractable_under: None })?;
         token.prove(&id, &key.public_key)?;
         let spki_sha256 = hex::encode(key.public_key.spki_sha256());
         self.note(
