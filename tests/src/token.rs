@@ -2,7 +2,7 @@
 //! production, with a configuration that may be wrong.
 
 use crate::{
-    ca::{Ca, copy_folder, sealwright_bin},
+    ca::{Ca, copy_folder, files, sealwright_bin},
     tools,
 };
 use anyhow::{Context, Result, ensure};
@@ -81,6 +81,10 @@ impl Stopped {
         let result = body(self);
         fs::remove_dir_all(&tokens)?;
         fs::rename(&kept, &tokens)?;
+        // The service must not notice that it is an older copy.
+        for epoch in files(self.ca.directory(), &|path| path.to_string_lossy().contains("token-epoch-"))? {
+            fs::remove_file(epoch)?;
+        }
         result
     }
 

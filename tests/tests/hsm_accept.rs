@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use tests::{device::DeviceKey, token::Stopped};
+use tests::{ca::copy_folder, device::DeviceKey, token::Stopped};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_without_its_identity_is_refused_until_it_is_accepted() -> Result<()> {
@@ -59,11 +59,33 @@ fn a_rebuilt_token_of_the_same_name_is_refused() -> Result<()> {
         softhsm::ThrowawayToken::create(&ca.ca.directory().join("softhsm"), "sealwright-dev", &ca.pin)?;
         let refused = ["no token with serial number", "was enrolled", "sealwright hsm accept"];
         ca.serve(same, same)?.must_say(Some(1), &refused)?;
-        ca.verb(&["hsm", "status"])?.must_say(Some(1), &["no token with this serial number and label was enrolled"])?;
+        ca.verb(&["hsm", "status"])?.must_say(Some(1), &["no token with serial number"])?;
         // Accepting it brings no keys back.
         ca.verb(&["hsm", "accept", "--why", "rebuilt", "--yes"])?.must_say(Some(0), &["accepted"])?;
         ca.serve(same, same)?.must_say(Some(1), &["no key pair with id"])
     })?;
     // The old one is known as before.
     ca.doctor(same, same)?.must_say(Some(0), &["keys are there and sign"])
+}
+
+/// A copy of the token's own files has its identity key, too; its age shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_put_back_from_a_copy_is_refused_until_it_is_accepted() -> Result<()> {
+    let mut ca = Stopped::new()?;
+    let same = ca.line("module = ")?.to_owned();
+    let kept = ca.tokens().with_extension("kept");
+    copy_folder(&ca.tokens(), &kept)?;
+    ca.ca.serve(&[])?;
+    ca.ca.role("station").await?.enroll(&DeviceKey::new()?, "SN-1").await?;
+    ca.ca.stop()?;
+    std::fs::remove_dir_all(ca.tokens())?;
+    std::fs::rename(&kept, ca.tokens())?;
+    let refused = ["it was put back from a backup", "sealwright hsm accept"];
+    ca.serve(&same, &same)?.must_say(Some(1), &refused)?;
+    ca.verb(&["hsm", "status"])?.must_say(Some(1), &refused)?;
+    ca.verb(&["hsm", "accept", "--why", "the disk failed", "--yes"])?.must_say(Some(0), &["accepted"])?;
+    ca.verb(&["hsm", "status"])?.must_say(Some(0), &["known"])?;
+    ca.ca.serve(&[])?;
+    ca.ca.role("station").await?.enroll(&DeviceKey::new()?, "SN-2").await?;
+    ca.ca.finish()
 }

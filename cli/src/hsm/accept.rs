@@ -94,14 +94,14 @@ fn strangers(config: &Config, known: &[hsm::Identity]) -> Result<Vec<Stranger>> 
     let mut strangers = Vec::new();
     for (unit, alone) in one::each(config)?.into_iter().enumerate() {
         let name = one::name(&alone);
-        let token = Token::open(alone).with_context(|| format!("token {name}"))?;
+        let token = Token::open(alone.clone()).with_context(|| format!("token {name}"))?;
         let info = token.info();
-        let reason = match one::standing(&token, &info, known)? {
+        let reason = match one::standing(alone, known)? {
             Standing::Known | Standing::NotAsked(_) => continue,
-            Standing::First => "the journal knows no token yet",
+            Standing::First => "the journal knows no token yet".to_owned(),
             Standing::Unknown(reason) => reason,
         };
-        let (serial, manufacturer, reason) = (info.serial, info.manufacturer, reason.to_owned());
+        let (serial, manufacturer) = (info.serial, info.manufacturer);
         strangers.push(Stranger { unit, name, serial, manufacturer, reason });
     }
     Ok(strangers)

@@ -1,7 +1,7 @@
 //! One token of the configuration, opened alone, and what the journal knows of it.
 
 use anyhow::Result;
-use hsm::{HsmError, Identity, Token, TokenConfig, TokenInfo, TokensConfig};
+use hsm::{HsmError, Identity, Token, TokenConfig, TokensConfig};
 use server::{config::Config, serve, token_identity};
 use store::{OpenError, OpenOptions, Store};
 
@@ -13,7 +13,7 @@ pub enum Standing {
     /// The journal knows no token at all; the next start enrolls this one.
     First,
     /// The journal does not know it, or it lacks its identity key; and in which way.
-    Unknown(&'static str),
+    Unknown(String),
     /// It could not be asked, and why.
     NotAsked(String),
 }
@@ -51,22 +51,17 @@ pub fn journal(config: &Config) -> Result<std::result::Result<(Store, Vec<Identi
     }
 }
 
-/// Whether the open token is one that the journal knows.
+/// Whether the token is one that the journal knows, asked as the service asks it: by its identity key and its age.
 ///
 /// # Errors
 /// When it went away meanwhile.
-pub fn standing(token: &Token, info: &TokenInfo, known: &[Identity]) -> std::result::Result<Standing, HsmError> {
+pub fn standing(alone: TokensConfig, known: &[Identity]) -> std::result::Result<Standing, HsmError> {
     if known.is_empty() {
         return Ok(Standing::First);
     }
-    let Some(ours) = known.iter().find(|i| i.serial == info.serial && i.label == info.label) else {
-        return Ok(Standing::Unknown("no token with this serial number and label was enrolled"));
-    };
-    match token.prove(&ours.key, &ours.public_key) {
-        Ok(()) => Ok(Standing::Known),
-        Err(HsmError::KeyMissing { .. }) => Ok(Standing::Unknown("it does not have its identity key")),
-        Err(HsmError::KeyMismatch { .. }) => Ok(Standing::Unknown("it has another identity key")),
-        Err(error) if error.is_retryable() => Err(error),
-        Err(_) => Ok(Standing::Unknown("it does not sign with its identity key")),
+    match Token::open(TokensConfig { known: known.to_vec(), ..alone }) {
+        Ok(_) => Ok(Standing::Known),
+        Err(HsmError::WrongToken { reason, .. }) => Ok(Standing::Unknown(reason.into_owned())),
+        Err(error) => Err(error),
     }
 }

@@ -50,11 +50,11 @@ pub fn run(args: &StatusArgs) -> Result<()> {
 
 fn look(alone: TokensConfig, known: std::result::Result<&[hsm::Identity], &String>) -> Value {
     let name = one::name(&alone);
-    let opened = Token::open(alone).and_then(|token| {
+    let opened = Token::open(alone.clone()).and_then(|token| {
         let info = token.info();
         let mechanisms = token.mechanisms()?.len();
         let standing = match known {
-            Ok(known) => one::standing(&token, &info, known)?,
+            Ok(known) => one::standing(alone, known)?,
             Err(why) => Standing::NotAsked(why.clone()),
         };
         Ok((info, mechanisms, standing))
