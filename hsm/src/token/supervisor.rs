@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Between two attempts at a token that is away: it is back within this and a start.
 const RETRY: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+    [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500)];
 /// Signers in a row that ended without one signature, until the next is waited for: a module that crashes whenever it
 /// signs would otherwise log in some forty times a second.
 const FRUITLESS: usize = 3;
