@@ -67,7 +67,7 @@ fn one_is_enough(what: &str, take: impl Fn(&Rig, usize), give: impl Fn(&Rig)) {
     let share = shares(&token, Duration::from_secs(1));
     assert!(is_balanced(share), "{share:?}");
     let mut worst = Duration::ZERO;
-    for round in 0..rounds(2, 20) {
+    for round in 0..rounds(2, 10) {
         let from = load.now();
         take(&second, round);
         thread::sleep(RECOVERY + CELL * 3);
@@ -84,7 +84,7 @@ fn one_is_enough(what: &str, take: impl Fn(&Rig, usize), give: impl Fn(&Rig)) {
     let tally = load.stop();
     tally.assert_all_served();
     let starts = token.status()[1].statistics.starts;
-    assert!(starts <= 20 * u64::try_from(rounds(2, 20)).unwrap(), "{starts} signers were started");
+    assert!(starts <= 20 * u64::try_from(rounds(2, 10)).unwrap(), "{starts} signers were started");
     figure(&format!(
         "two tokens, {what}: {alone_rate:.0}/s by one, {both:.0}/s by both ({share:?}); one token's rate again after \
          {worst:?} at worst; {starts} starts, {} signatures, {} asked again, longest {:?}",
