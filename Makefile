@@ -34,8 +34,9 @@ lint: ## formatting, clippy, documentation, dependencies; any warning fails
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check licenses bans sources; \
 	else echo "lint: cargo-deny is not installed; scripts/check-dependencies has checked the core of deny.toml"; fi
 
-bench: setup ## throughput and latency of a release build on this machine
+bench: setup ## a release build on this machine: the token layer beside bare C_Sign, then the whole service
 	cargo build --locked --release -p cli --bin sealwright
+	cargo bench --locked -p hsm
 	SEALWRIGHT_BIN=$(target)/release/sealwright cargo run --locked --release -p tests --bin bench
 
 test-nightly: setup build kryoptic ## the long runs: every token fault, 200 kills, 20 power cuts (the latter need root)

@@ -9,10 +9,13 @@ use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use hsm::{KeyId, KeyRequest, PinSource, Program, SignRequest, Token, TokenConfig, TokenUri, TokensConfig};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -107,7 +110,7 @@ fn rates(token: &Token, library: &Bare, n: u8, algorithm: KeyAlgorithm, public: 
 
 /// Medians of single calls, one in flight.
 fn latencies(token: &Token, library: &Bare, n: u8, algorithm: KeyAlgorithm, public: &PublicKey) {
-    let (mut bare, mut layer, mut check) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut layer, mut told, mut check) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let call = library.call(n, algorithm);
     let request = || SignRequest {
         key: id(n),
@@ -122,16 +125,50 @@ fn latencies(token: &Token, library: &Bare, n: u8, algorithm: KeyAlgorithm, publ
         let begun = Instant::now();
         let signature = token.sign(request()).unwrap();
         layer.push(begun.elapsed());
+        let (sender, receiver) = channel();
+        let begun = Instant::now();
+        token.submit(request(), Box::new(move |result| sender.send((begun.elapsed(), result.is_ok())).unwrap()));
+        let (until_told, good) = receiver.recv().unwrap();
+        assert!(good);
+        told.push(until_told);
         let begun = Instant::now();
         public.verify(algorithm.signature_algorithm(), &MESSAGE, &signature).unwrap();
         check.push(begun.elapsed());
     }
-    let (bare, layer, check) = (median(bare), median(layer), median(check));
-    let added = layer.saturating_sub(bare);
+    let (bare, layer, told, check) = (median(bare), median(layer), median(told), median(check));
+    let hop = round_trip(bare);
     println!(
-        "{algorithm:<9} one in flight  bare {bare:.1?} | layer {layer:.1?} | added {added:.1?}, of which the check of \
-         the signature {check:.1?}"
+        "{algorithm:<9} one in flight  bare {bare:.1?} | through the layer {told:.1?} until its answer is told, {layer:.1?} \
+         until sign() returns | added {:.1?} and {:.1?} | of which the check of the signature {check:.1?}, and a bare round \
+         trip over a socket pair {hop:.1?}",
+        told.saturating_sub(bare),
+        layer.saturating_sub(bare),
     );
+}
+
+/// What it costs on this machine to ask another thread over a socket pair that is busy for so long, beyond that time:
+/// the floor of every hop.
+fn round_trip(work: Duration) -> Duration {
+    let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+    let other = thread::spawn(move || {
+        let mut octets = [0; 64];
+        while theirs.read(&mut octets).unwrap() > 0 {
+            let begun = Instant::now();
+            while begun.elapsed() < work {}
+            theirs.write_all(&octets).unwrap();
+        }
+    });
+    let mut octets = [0; 64];
+    let mut times = Vec::new();
+    for _ in 0..1000 {
+        let begun = Instant::now();
+        ours.write_all(&octets).unwrap();
+        ours.read_exact(&mut octets).unwrap();
+        times.push(begun.elapsed());
+    }
+    drop(ours);
+    other.join().unwrap();
+    median(times).saturating_sub(work)
 }
 
 /// A caller that keeps so many requests in flight.

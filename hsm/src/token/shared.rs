@@ -7,7 +7,7 @@ use super::pool::{Errands, Pool, TokenState};
 use super::statistics::{Counters, Observation, count};
 use super::supervisor::Event;
 use crate::HsmError;
-use crate::wire::{self, Answer, Frames, FromSigner, ToSigner};
+use crate::wire::{self, Answer, Frames, FromSigner, Operation, ToSigner};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -146,7 +146,7 @@ impl Shared {
             for (id, result, took) in landed.drain(..) {
                 let Some(flight) = pool.landed(line, id) else { continue };
                 if result.is_ok()
-                    && matches!(flight.job.task, Task::Sign { .. })
+                    && matches!(flight.job.task, Task::Sign { .. } | Task::Other(Operation::Sign(_)))
                     && let Some(line) = pool.lines.get_mut(&line)
                 {
                     line.measured(took);
@@ -282,8 +282,7 @@ impl Shared {
             if matches!(error, HsmError::Deadline { .. }) {
                 count(&self.counters(0).deadlines);
             }
-            let mut job =
-                Job::new(Task::Other(crate::wire::Operation::Probe), Place::Any, false, Duration::ZERO, Box::new(drop));
+            let mut job = Job::new(Task::Other(Operation::Probe), Place::Any, false, Duration::ZERO, Box::new(drop));
             job.done = done;
             job.tell(Err(error));
         }
