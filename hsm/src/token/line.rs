@@ -2,6 +2,7 @@
 
 use super::job::Job;
 use super::outbox::Outbox;
+use crate::HsmError;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub(super) struct Line {
     pub useful: bool,
     /// Takes no more requests.
     pub retiring: bool,
+    /// Why it ends, where that is known before its end is seen.
+    pub farewell: Option<HsmError>,
     pub started: Instant,
     /// When it answered last.
     pub heard: Instant,
@@ -49,6 +52,7 @@ impl Line {
             serving: false,
             useful: false,
             retiring: false,
+            farewell: None,
             started: Instant::now(),
             heard: Instant::now(),
             slow_ended: Instant::now(),

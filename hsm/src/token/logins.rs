@@ -53,7 +53,7 @@ impl Supervisor {
         }
         if result == Err(HsmError::PinWrong) {
             // It has no login any more. Others that have theirs go on.
-            ward.last = Some(HsmError::PinWrong);
+            self.ends_with(line, HsmError::PinWrong);
             self.keeper.kill(line);
         }
         self.next_login(unit);

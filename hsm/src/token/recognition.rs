@@ -96,9 +96,7 @@ impl Supervisor {
     pub(super) fn proved(&mut self, line: u64, result: Result<(), HsmError>) {
         let Some(unit) = self.unit_of(line) else { return };
         if let Err(error) = result {
-            if let Some(ward) = self.wards.get_mut(unit) {
-                ward.last = Some(error);
-            }
+            self.ends_with(line, error);
             return self.keeper.kill(line);
         }
         let was = {

@@ -81,8 +81,6 @@ pub(super) struct Ward {
     /// One login at a time: a wrong PIN must be known before the next attempt.
     pub(super) login: Option<u64>,
     pub(super) waiting: VecDeque<u64>,
-    /// Why the last signer ended, until its end is seen.
-    pub(super) last: Option<HsmError>,
     /// This start of the service is noted on the token.
     pub(super) noted: bool,
 }
@@ -106,7 +104,6 @@ impl Supervisor {
             looked: Instant::now(),
             login: None,
             waiting: VecDeque::new(),
-            last: None,
             noted: false,
         });
         let wards = wards.collect();
@@ -137,18 +134,23 @@ impl Supervisor {
             Event::Proved { line, result } => self.proved(line, result),
             Event::Aged { line, identity, result } => self.aged(line, &identity, result),
             Event::Failed { line, error } => {
-                if let Some(unit) = self.unit_of(line)
-                    && let Some(ward) = self.wards.get_mut(unit)
-                {
+                if let Some(unit) = self.unit_of(line) {
                     tracing::warn!(token = self.shared.name(unit), %error, "a signer ends");
-                    ward.last = Some(error);
                 }
+                self.ends_with(line, error);
             }
             Event::Lost { line } => self.lost(line),
             Event::LoginWanted { line } => self.login_wanted(line),
             Event::LoginEnded { line, result } => self.login_ended(line, result),
             Event::Shape { unit, workers, sessions } => self.shape(unit, workers, sessions),
             Event::Close => {}
+        }
+    }
+
+    /// Remembers why a signer is about to end.
+    pub(super) fn ends_with(&self, line: u64, error: HsmError) {
+        if let Some(line) = self.shared.pool().lines.get_mut(&line) {
+            line.farewell = Some(error);
         }
     }
 
@@ -180,7 +182,6 @@ impl Supervisor {
     fn start(&mut self, unit: usize) {
         let Some(ward) = self.wards.get_mut(unit) else { return };
         let sessions = ward.sessions;
-        ward.last = None;
         let token = u32::try_from(unit).unwrap_or(u32::MAX);
         let keeper = self.keeper_again();
         let begun =
@@ -233,8 +234,7 @@ impl Supervisor {
         }
         let ended = || Failure::ours("the signer process", "ended", FailureClass::Reinitialise);
         if !gone.retiring {
-            let cause = self.wards.get_mut(unit).and_then(|ward| ward.last.take());
-            if cause.is_none() {
+            if gone.farewell.is_none() {
                 count(&self.shared.counters(unit).crashes);
                 tracing::error!(token = self.shared.name(unit), "a signer process ended by itself");
             }
@@ -246,7 +246,7 @@ impl Supervisor {
                 }
             } else {
                 let was_serving = gone.serving;
-                let error = cause.unwrap_or_else(|| HsmError::away(Some(ended())));
+                let error = gone.farewell.clone().unwrap_or_else(|| HsmError::away(Some(ended())));
                 if was_serving && error.is_retryable() && !is_fruitless {
                     self.restart(unit);
                 } else {
@@ -257,8 +257,12 @@ impl Supervisor {
                 }
             }
         }
+        let failure = match gone.farewell {
+            Some(HsmError::Unavailable { failure: Some(failure), .. }) => failure,
+            _ => ended(),
+        };
         for (_, flight) in gone.flights {
-            self.shared.finish(unit, flight, Err(HsmError::away(Some(ended()))), Duration::ZERO);
+            self.shared.finish(unit, flight, Err(HsmError::away(Some(failure.clone()))), Duration::ZERO);
         }
         self.start_what_is_due();
     }
@@ -307,10 +311,8 @@ impl Supervisor {
         for (line, unit) in hung {
             count(&self.shared.counters(unit).hangs);
             tracing::error!(token = self.shared.name(unit), "a signer does not answer; it is killed");
-            if let Some(ward) = self.wards.get_mut(unit) {
-                ward.last =
-                    Some(HsmError::away(Some(Failure::ours("the module", "hangs", FailureClass::Reinitialise))));
-            }
+            let hangs = Failure::ours("the module", "hangs", FailureClass::Reinitialise);
+            self.ends_with(line, HsmError::away(Some(hangs)));
             self.lost_hung(line);
         }
     }
