@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
     fs::{self, Permissions},
+    io::Write,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -134,6 +135,32 @@ impl Installation {
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
         let code = output.status.code().with_context(|| format!("{words:?} was killed"))?;
         Ok(Done { code, out: text(&output.stdout), err: text(&output.stderr) })
+    }
+
+    /// Runs `sealwright WORDS` on a terminal of its own, where somebody types these lines; gives the exit code and
+    /// everything that stood on the terminal.
+    ///
+    /// # Errors
+    /// `script` of util-linux cannot be run.
+    pub fn typed(&self, words: &str, lines: &[&str]) -> Result<(i32, String)> {
+        let program = self.prepared()?;
+        let mut terminal = Command::new("script");
+        terminal.args(["--quiet", "--return", "--command"]);
+        terminal.arg(format!("'{}' {words}", program.get_program().to_string_lossy())).arg("/dev/null");
+        terminal.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        terminal.current_dir(self.folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = terminal.spawn().context("script of util-linux is missing")?;
+        let mut keyboard = child.stdin.take().context("no keyboard")?;
+        for line in lines {
+            // What is typed before the question is asked would be thrown away with it.
+            thread::sleep(Duration::from_millis(500));
+            writeln!(keyboard, "{line}")?;
+        }
+        thread::sleep(Duration::from_millis(500));
+        let output = child.wait_with_output()?;
+        drop(keyboard);
+        let code = output.status.code().context("script was killed")?;
+        Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// Runs OpenSC's tool on its token.
