@@ -315,8 +315,16 @@ fn readiness(address: SocketAddr) -> Verdict {
         Ok(answer)
     });
     match asked {
-        Ok(answer) if answer.contains(" 200 ") => Verdict::Good("the token signs".to_owned()),
-        Ok(answer) => fault(answer.lines().last().unwrap_or_default(), "look at the service's log"),
+        Ok(answer) => {
+            let line = |begin: &str| answer.lines().find(|line| line.starts_with(begin)).map(str::to_owned);
+            match (answer.contains(" 200 "), line("alarm: ")) {
+                (true, None) => Verdict::Good("the token signs".to_owned()),
+                (true, Some(what)) => {
+                    Verdict::Warning { what, cure: "see docs/HSM.md; another token signs".to_owned() }
+                }
+                (false, _) => fault(line("not ready").unwrap_or_default(), "look at the service's log"),
+            }
+        }
         Err(e) => fault(e, "look at the service's log"),
     }
 }

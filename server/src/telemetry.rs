@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ca_core::issuer::IssuerState;
-use hsm::{Observer, TokenState, TokenStatus};
+use hsm::{HsmError, Observer, TokenState, TokenStatus};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::{
     sync::{Arc, OnceLock},
@@ -160,8 +160,11 @@ impl Telemetry {
         match path {
             "/livez" => "ok\n".into_response(),
             "/readyz" => match self.ready().await {
-                Ok(()) => "ready\n".into_response(),
-                Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+                Ok(()) => format!("ready\n{}", self.alarms()).into_response(),
+                Err(reason) => {
+                    let text = format!("not ready: {reason}\n{}", self.alarms());
+                    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+                }
             },
             "/metrics" => {
                 self.sample();
@@ -199,13 +202,24 @@ impl Telemetry {
         result
     }
 
+    /// A line for each token that somebody should look at, whether or not another one signs in its place.
+    fn alarms(&self) -> String {
+        let alarm = |status: TokenStatus| {
+            let what = match &status.state {
+                TokenState::Up if status.statistics.wrong_signatures > 0 => {
+                    format!("{} wrong signatures, withheld", status.statistics.wrong_signatures)
+                }
+                TokenState::Up => return None,
+                TokenState::Starting => "it is being started anew".to_owned(),
+                TokenState::Down(error) => error.to_string(),
+                TokenState::LockedOut => HsmError::PinLockedOut.to_string(),
+            };
+            Some(format!("alarm: token '{}': {what}\n", status.name))
+        };
+        self.ca.token.status().into_iter().filter_map(alarm).collect()
+    }
+
     async fn probe_now(&self) -> Result<(), String> {
-        for status in self.ca.token.status() {
-            // With another token that signs the service is ready; the alarm is in the metrics and in `doctor`.
-            if status.state != TokenState::Up {
-                tracing::warn!(token = status.name, state = ?status.state, "a token does not sign");
-            }
-        }
         if let Some(refusal) = self.ca.store.refusal() {
             return Err(format!("the journal takes no records: {refusal}"));
         }
