@@ -88,6 +88,14 @@ impl Line {
         since(self.heard) > patience || since(self.slow_ended) > deadline
     }
 
+    /// Serves, has nothing to do, and has not been heard for so long.
+    pub fn is_idle_since(&self, now: Instant, time: Duration) -> bool {
+        self.serving
+            && !self.retiring
+            && self.flights.is_empty()
+            && now.saturating_duration_since(self.heard.max(self.started)) >= time
+    }
+
     pub fn measured(&mut self, took: Duration) {
         self.mean += WEIGHT * (took.as_secs_f64().max(1e-6) - self.mean);
     }

@@ -38,8 +38,16 @@ pub(super) struct Unit {
     pub capabilities: Option<Arc<Capabilities>>,
     /// Rises with failures, falls with good answers; 0 is healthy.
     pub strain: f64,
+    /// When it rose last: half of it is forgotten each second, or a token that gets no work would never be well.
+    strained_at: Instant,
     /// When a token that is down is tried next.
     pub next_try: Instant,
+}
+
+impl Unit {
+    fn strain_at(&self, now: Instant) -> f64 {
+        self.strain * (-now.saturating_duration_since(self.strained_at).as_secs_f64()).exp2()
+    }
 }
 
 /// A request that was not taken, and why.
@@ -78,6 +86,7 @@ impl Pool {
             facts: None,
             capabilities: None,
             strain: 0.0,
+            strained_at: Instant::now(),
             next_try: Instant::now(),
         };
         Self {
@@ -211,7 +220,8 @@ impl Pool {
                 && (job.place == Place::Any || job.place == Place::Unit(line.unit))
                 && (job.avoid != Some(line.unit) || !self.has_other(line.unit))
         };
-        let weight = |line: &Line| line.wait() * (1.0 + self.units.get(line.unit).map_or(0.0, |u| u.strain));
+        let now = Instant::now();
+        let weight = |line: &Line| line.wait() * (1.0 + self.units.get(line.unit).map_or(0.0, |u| u.strain_at(now)));
         let lines = self.lines.iter().filter(|(_, line)| may(line));
         lines.min_by(|(_, a), (_, b)| weight(a).total_cmp(&weight(b))).map(|(number, _)| *number)
     }
@@ -267,7 +277,9 @@ impl Pool {
 
     pub fn strained(&mut self, unit: usize) {
         if let Some(unit) = self.units.get_mut(unit) {
-            unit.strain += PENALTY;
+            let now = Instant::now();
+            unit.strain = unit.strain_at(now) + PENALTY;
+            unit.strained_at = now;
         }
     }
 
@@ -418,6 +430,15 @@ mod tests {
         }
         pool.pump();
         assert_eq!((pool.lines[&0].flights.len(), pool.lines[&1].flights.len()), (0, 4));
+    }
+
+    #[test]
+    fn strain_is_forgotten() {
+        let mut pool = pool(2, 64);
+        pool.strained(0);
+        let unit = pool.units.first().unwrap();
+        let later = |seconds| unit.strain_at(unit.strained_at + Duration::from_secs(seconds));
+        assert!(later(0) > 7.9 && later(1) < 4.1 && later(20) < 0.001);
     }
 
     #[test]

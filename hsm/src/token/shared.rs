@@ -19,16 +19,22 @@ pub(super) struct Shared {
     /// A token's state changed.
     pub changed: Condvar,
     pub counters: Vec<Counters>,
-    /// The tokens' names: their labels.
+    /// The tokens' names: their labels, with a number where two have the same.
     pub names: Vec<String>,
     pub events: Sender<Event>,
 }
 
 impl Shared {
     pub fn new(config: TokensConfig, events: Sender<Event>) -> Self {
-        let names = config.tokens.iter().map(|t| t.uri.token().or(t.uri.serial()).unwrap_or("token").to_owned());
+        let mut names: Vec<String> = Vec::new();
+        for token in &config.tokens {
+            let name = token.uri.token().or(token.uri.serial()).unwrap_or("token");
+            // Copies may have one label; metrics and logs must tell them apart.
+            let same = names.iter().filter(|other| other.split('#').next() == Some(name)).count();
+            names.push(if same == 0 { name.to_owned() } else { format!("{name}#{}", same + 1) });
+        }
         Self {
-            names: names.collect(),
+            names,
             pool: Mutex::new(Pool::new(config.tokens.len(), config.queue)),
             changed: Condvar::new(),
             counters: config.tokens.iter().map(|_| Counters::default()).collect(),

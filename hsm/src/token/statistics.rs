@@ -44,7 +44,7 @@ pub struct Statistics {
 /// One finished request, for histograms and traces.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
-    /// The token's name in the configuration's order: its label.
+    /// The token's name: its label, with a number where two have the same.
     pub token: &'a str,
     /// `sign`, `find`, `generate`, ...
     pub operation: &'static str,

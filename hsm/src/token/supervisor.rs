@@ -2,6 +2,7 @@
 //! hangs, and brings back what was lost.
 
 use super::config::Identity;
+use super::job::{Job, Place, Task};
 use super::line::Line;
 use super::lockout::LockOut;
 use super::outbox::Outbox;
@@ -9,7 +10,7 @@ use super::pool::TokenState;
 use super::shared::{Shared, SharedRef};
 use super::statistics::count;
 use crate::keeper::{Ask, Keeper, Spec};
-use crate::wire::Facts;
+use crate::wire::{Facts, Operation};
 use crate::{Failure, FailureClass, HsmError};
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -26,6 +27,8 @@ const FRUITLESS: usize = 3;
 pub(super) const UNLOCK: Duration = Duration::from_secs(1);
 /// A process that a busy machine does not run for so long does not hang.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a signer is left alone.
+const IDLE: Duration = Duration::from_secs(1);
 /// Making an RSA key takes a token seconds, some of them minutes.
 pub(super) const SLOW: Duration = Duration::from_secs(120);
 
@@ -125,6 +128,23 @@ impl Supervisor {
             }
             self.shared.expire();
             self.end_what_hangs();
+            self.ask_the_idle();
+        }
+    }
+
+    /// A token that nobody asks is asked whether it is there: its absence is known before it is needed, and a device
+    /// that closes idle sessions finds none.
+    fn ask_the_idle(&self) {
+        let now = Instant::now();
+        let idle: Vec<u64> = {
+            let pool = self.shared.pool();
+            let lines = pool.lines.iter().filter(|(_, line)| line.is_idle_since(now, IDLE));
+            lines.map(|(number, _)| *number).collect()
+        };
+        for line in idle {
+            let deadline = self.shared.config.deadline;
+            let task = Task::Other(Operation::Probe);
+            self.shared.submit(Job::new(task, Place::Line(line), true, deadline, Box::new(drop)));
         }
     }
 
