@@ -70,8 +70,13 @@ fn a_killed_keeper_is_replaced() {
     softhsm::test::in_child("a_killed_keeper_is_replaced", || {
         let token = open();
         let public = key(&token);
-        for _ in 0..3 {
+        for starts in 2..5 {
             kill_keeper();
+            let begun = Instant::now();
+            while token.statistics().starts < starts {
+                assert!(begun.elapsed() < Duration::from_secs(5), "no new signer");
+                std::thread::sleep(Duration::from_millis(10));
+            }
             comes_back(Duration::from_secs(5), || sign(&token, &public));
         }
     });

@@ -5,7 +5,7 @@ use hsm::{HsmError, KeyId, KeyRequest, PinSource, Program, SignRequest, Token, T
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A test that runs on each of the two tokens.
@@ -120,8 +120,9 @@ pub fn kill_keeper() {
     }
 }
 
+/// One that has just ended by itself is no failure.
 fn kill(process: u32) {
-    assert!(Command::new("kill").args(["-KILL", &process.to_string()]).status().unwrap().success());
+    Command::new("kill").args(["-KILL", &process.to_string()]).stderr(Stdio::null()).status().unwrap();
 }
 
 /// Kills this process's signers, as a crash of the vendor's library would.
