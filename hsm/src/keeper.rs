@@ -14,18 +14,23 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
 use serde::{Deserialize, Serialize};
-use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Longest question or answer: a few tokens with paths and URIs.
 const MESSAGE: usize = 64 << 10;
+/// How long a signer may take until it is closed to others; it has loaded nothing by then.
+const CLOSED: Duration = Duration::from_secs(10);
+/// How long an answer may take, but for the first: a person types the PINs then.
+const ANSWER: Duration = Duration::from_secs(15);
 /// How often ended signers are reaped while nothing is asked.
 const REAP: Duration = Duration::from_millis(500);
 
@@ -76,6 +81,8 @@ fn failed(what: &str) -> impl Fn(io::Error) -> HsmError + '_ {
 pub(crate) struct Keeper {
     socket: Mutex<OwnedFd>,
     child: Mutex<Child>,
+    /// It did not answer in time.
+    lost: AtomicBool,
 }
 
 impl Keeper {
@@ -84,12 +91,16 @@ impl Keeper {
         let pair = net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (ours, theirs) = pair.map_err(io::Error::from).map_err(failed("no socket pair"))?;
         let child = program.command("keeper", theirs).spawn().map_err(failed("the keeper does not start"))?;
-        Ok(Self { socket: Mutex::new(ours), child: Mutex::new(child) })
+        Ok(Self { socket: Mutex::new(ours), child: Mutex::new(child), lost: AtomicBool::new(false) })
     }
 
     /// Tells the tokens; returns when every PIN that a person has to give was given.
     pub fn tokens(&self, tokens: Vec<Spec>) -> Result<(), HsmError> {
-        self.ask(&Ask::Tokens(tokens)).map(|_| ())
+        self.ask(&Ask::Tokens(tokens))?;
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        sockopt::set_socket_timeout(&*socket, sockopt::Timeout::Recv, Some(ANSWER))
+            .map_err(io::Error::from)
+            .map_err(failed("no time limit"))
     }
 
     /// A new signer: its number and our end of its socket.
@@ -103,7 +114,7 @@ impl Keeper {
     /// The process has ended; nothing can be started through it any more.
     pub fn is_gone(&self) -> bool {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        !matches!(child.try_wait(), Ok(None))
+        self.lost.load(Relaxed) || !matches!(child.try_wait(), Ok(None))
     }
 
     /// Ends a signer, whatever it is doing.
@@ -121,7 +132,12 @@ impl Keeper {
             postcard::to_allocvec(ask).map_err(|e| HsmError::Process(format!("a question cannot be encoded: {e}")))?,
         );
         net::send(socket.as_fd(), &text, SendFlags::NOSIGNAL).map_err(|e| gone(e.into()))?;
-        let (octets, descriptor) = receive(&*socket).map_err(&gone)?;
+        let received = receive(&*socket);
+        if received.is_err() {
+            // Its answer would be taken for the next one's.
+            self.lost.store(true, Relaxed);
+        }
+        let (octets, descriptor) = received.map_err(&gone)?;
         if octets.is_empty() {
             return Err(gone(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -154,7 +170,16 @@ impl Drop for Keeper {
             let _ = net::shutdown(socket.as_fd(), net::Shutdown::Both);
         }
         if let Ok(child) = self.child.get_mut() {
-            let _ = child.wait();
+            if self.lost.load(Relaxed) {
+                let _ = child.kill();
+            }
+            let until = Instant::now() + Duration::from_secs(1);
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if matches!(child.try_wait(), Ok(None)) {
+                let _ = child.kill();
+            }
         }
     }
 }
@@ -198,9 +223,10 @@ fn reply(socket: impl AsFd, reply: &Reply, descriptor: Option<&UnixStream>) -> i
 pub fn run(combine: Combine) -> ExitCode {
     let serve = || -> io::Result<()> {
         process::close_to_others()?;
+        process::outlast_signals()?;
         let socket = process::inherited_socket()?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(REAP))?;
-        let mut house = House { combine, tokens: Vec::new(), signers: Vec::new(), next: 0 };
+        let mut house = House { combine, tokens: Vec::new(), signers: Vec::new(), next: rand::random::<u64>() >> 1 };
         loop {
             match receive(&socket) {
                 Ok((octets, _)) if octets.is_empty() => return Ok(()),
@@ -226,6 +252,7 @@ struct House {
     /// With the PIN where only a person could give it again.
     tokens: Vec<(Spec, Option<Pin>)>,
     signers: Vec<(u64, Child)>,
+    /// Begins anywhere: a keeper that takes another's place must not number its signers as that one did.
     next: u64,
 }
 
@@ -253,7 +280,11 @@ impl House {
         }
     }
 
+    /// Once: a service that somebody else has taken over must not name its own module for a PIN that was given.
     fn take(&mut self, specs: Vec<Spec>) -> Result<(), HsmError> {
+        if !self.tokens.is_empty() {
+            return Err(HsmError::Process("the tokens are named once".to_owned()));
+        }
         let mut tokens = Vec::new();
         for spec in specs {
             let pin = if spec.pin.is_lasting() { None } else { Some(spec.pin.read(&spec.uri, self.combine)?) };
@@ -292,6 +323,10 @@ impl House {
             let mut command = Program { path: "/proc/self/exe".into(), arguments: own_arguments() }
                 .command("worker", OwnedFd::from(theirs));
             let child = command.env_remove("CREDENTIALS_DIRECTORY").envs(environment.iter().cloned()).spawn()?;
+            ours.set_read_timeout(Some(CLOSED))?;
+            let mut closed = [0];
+            ours.read_exact(&mut closed)?;
+            ours.set_read_timeout(None)?;
             ours.write_all(&frame)?;
             Ok((child, ours))
         };
@@ -301,11 +336,10 @@ impl House {
         Ok((self.next, stream))
     }
 
+    /// A process that is stuck in the kernel does not die at once, and nobody waits for it here: it is reaped later.
     fn kill(&mut self, number: u64) {
-        if let Some(place) = self.signers.iter().position(|(n, _)| *n == number) {
-            let (_, mut child) = self.signers.swap_remove(place);
+        if let Some((_, child)) = self.signers.iter_mut().find(|(n, _)| *n == number) {
             let _ = child.kill();
-            let _ = child.wait();
         }
     }
 
@@ -316,9 +350,9 @@ impl House {
 
 impl Drop for House {
     fn drop(&mut self) {
+        // They also end with this process.
         for (_, child) in &mut self.signers {
             let _ = child.kill();
-            let _ = child.wait();
         }
     }
 }

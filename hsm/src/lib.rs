@@ -35,7 +35,7 @@ pub use error::{Failure, HsmError, Text};
 pub use keys::{KeyAttributes, KeyId, KeyRequest, TokenKey};
 pub use mechanism::ecdsa_der;
 pub use pin::{Combine, Pin, PinError, PinSource};
-pub use process::Program;
+pub use process::{Program, keep_secrets};
 pub use token::{
     Identity, Observation, Observer, SignRequest, Statistics, Token, TokenConfig, TokenInfo, TokenState, TokenStatus,
     TokensConfig, init_token, unlock,

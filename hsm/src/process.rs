@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 /// The program of keepers and signers: it calls [`crate::keeper::run`] or [`crate::signer::run`] by its last argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +40,27 @@ impl Program {
 /// # Errors
 /// Those of the system; a process that cannot be closed must not get a PIN.
 pub(crate) fn close_to_others() -> io::Result<()> {
+    keep_secrets()?;
+    process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    Ok(())
+}
+
+/// Ctrl-C and a service manager's stop reach the whole group at once. The service finishes what it has, and needs these
+/// processes for it; they end with it.
+pub(crate) fn outlast_signals() -> io::Result<()> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    Ok(())
+}
+
+/// For a command that has a secret in its memory for a while: no core dump, no debugger of the same user.
+///
+/// # Errors
+/// Those of the system.
+pub fn keep_secrets() -> io::Result<()> {
     process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    process::set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(())
 }
 

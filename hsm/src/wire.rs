@@ -219,7 +219,10 @@ pub(crate) enum FromSigner {
         /// Time inside the module.
         took: Duration,
     },
-    LoginWanted,
+    /// The token says by CKF_USER_PIN_COUNT_LOW that a wrong PIN was tried since the last login.
+    LoginWanted {
+        low: bool,
+    },
     LoginEnded(Result<(), HsmError>),
     /// Went on after a failed call, which says what it was.
     Recovered(String),
@@ -292,20 +295,34 @@ pub(crate) fn put<T: Serialize>(out: &mut Vec<u8>, message: &T) -> Result<(), Hs
     Ok(())
 }
 
+/// The longest frame of a signer: the keys of a full token. Its module may be hostile.
+pub(crate) const FROM_SIGNER: usize = 16 << 20;
+
 /// Takes frames from a stream.
-#[derive(Default)]
 pub(crate) struct Frames {
     buffer: Vec<u8>,
     begin: usize,
+    longest: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self::up_to(MAX_FRAME)
+    }
 }
 
 impl Frames {
+    /// Takes none that is longer.
+    pub fn up_to(longest: usize) -> Self {
+        Self { buffer: Vec::new(), begin: 0, longest }
+    }
+
     /// The next whole frame's body that is here already.
     fn take(&mut self) -> io::Result<Option<std::ops::Range<usize>>> {
         let rest = self.buffer.get(self.begin..).unwrap_or_default();
         let Some((head, body)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
-        if length > MAX_FRAME {
+        if length > self.longest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame over the limit"));
         }
         if body.len() < length {

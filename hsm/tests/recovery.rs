@@ -107,9 +107,9 @@ fn a_login_lost_to_a_changed_pin_is_not_repeated() {
         }
         assert_eq!(token.statistics().logins, before.logins, "no further attempt");
         // The operator corrects the PIN and says so; the service goes on without a restart.
-        let uri = one().uri;
+        let unlocked = one();
         support::pin_file("pin", "changed-5678");
-        assert!(hsm::unlock(&softhsm::test::token().dir, &uri).unwrap());
+        assert!(hsm::unlock(&softhsm::test::token().dir, &unlocked).unwrap());
         comes_back(Duration::from_secs(5), || sign(&token, &public));
         assert_eq!(token.statistics().wrong_pins, 1);
     });

@@ -122,7 +122,13 @@ on_both_tokens!(a_wrong_pin_is_tried_once, {
     for _ in 0..3 {
         assert_eq!(right().unwrap_err(), HsmError::PinLockedOut);
     }
-    assert!(hsm::unlock(&softhsm::test::token().dir, &one().uri).unwrap());
+    assert!(
+        hsm::unlock(
+            &softhsm::test::token().dir,
+            &TokenConfig { workers: Some(3), pin: pin_file("wrong", "wrong-9999"), ..one() }
+        )
+        .unwrap()
+    );
     assert_eq!(right().unwrap().statistics().logins, 1);
 });
 

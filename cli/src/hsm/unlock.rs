@@ -32,8 +32,7 @@ pub fn run(args: &UnlockArgs) -> Result<()> {
     let mut done = Vec::new();
     for alone in one::each(&config)? {
         for token in &alone.tokens {
-            let was_locked =
-                hsm::unlock(&config.data_dir, &token.uri).map_err(|e| Problem::file(&config.data_dir, &e))?;
+            let was_locked = hsm::unlock(&config.data_dir, token).map_err(|e| Problem::file(&config.data_dir, &e))?;
             done.push((one::name(&alone), was_locked));
         }
     }

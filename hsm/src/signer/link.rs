@@ -125,7 +125,7 @@ fn login(session: &Session, info: &TokenInfo, pin: &Pin, mailbox: &Mailbox) -> R
             "a wrong PIN was entered on this token since the last login, not by this service".to_owned(),
         ));
     }
-    mailbox.may_login()?;
+    mailbox.may_login(info.user_pin_count_low())?;
     let result = match session.login(UserType::User, Some(pin.auth())) {
         Ok(()) | Err(Cryptoki::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
         Err(error) => Err(Failure::from(error)),

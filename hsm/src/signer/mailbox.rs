@@ -101,9 +101,9 @@ impl Mailbox {
     }
 
     /// Asks the service whether the PIN may be tried once.
-    pub fn may_login(&self) -> Result<(), HsmError> {
+    pub fn may_login(&self, low: bool) -> Result<(), HsmError> {
         *lock(&self.permission) = None;
-        self.send(&FromSigner::LoginWanted);
+        self.send(&FromSigner::LoginWanted { low });
         loop {
             if let Some(permission) = lock(&self.permission).take() {
                 return permission;
@@ -133,8 +133,8 @@ impl Mailbox {
         if frames.fill(stream).unwrap_or(false) { Ok(()) } else { Err(gone()) }
     }
 
-    /// Sends an answer, soon.
-    pub fn answer(&self, message: &FromSigner) {
+    /// Sends an answer, soon; at once when making it took so long that another one is not waited for.
+    pub fn answer(&self, message: &FromSigner, took: Duration) {
         let mut outbox = lock(&self.outbox);
         if outbox.answers == 0 {
             outbox.since = Instant::now();
@@ -142,7 +142,7 @@ impl Mailbox {
         if wire::put(&mut outbox.octets, message).is_ok() {
             outbox.answers += 1;
         }
-        if outbox.answers >= BATCH || outbox.since.elapsed() >= DELAY {
+        if took >= DELAY || outbox.answers >= BATCH || outbox.since.elapsed() >= DELAY {
             outbox.flush();
         }
     }

@@ -18,7 +18,7 @@ use link::Link;
 use mailbox::Mailbox;
 use seat::Worker;
 use std::collections::HashSet;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,7 +43,10 @@ enum Task {
 pub fn run() -> ExitCode {
     let begin = || -> io::Result<(Task, Arc<Mailbox>)> {
         process::close_to_others()?;
+        process::outlast_signals()?;
         let mut stream = UnixStream::from(process::inherited_socket()?);
+        // The keeper waits for this: the PIN comes to a process that is closed to others.
+        stream.write_all(&[1])?;
         let task = hello(&mut stream)?;
         Ok((task, Arc::new(Mailbox::new(stream)?)))
     };
@@ -121,14 +124,19 @@ fn serve(link: Link, sessions: u32, mailbox: &Arc<Mailbox>) -> Result<(), Troubl
     let link = Arc::new(link);
     mailbox.send(&FromSigner::Ready(Box::new(link.facts()?)));
     // The first worker is this thread.
+    let mut others = Vec::new();
     for _ in 1..sessions {
         let worker = Worker::new(link.clone(), mailbox.clone());
-        thread::Builder::new()
-            .name("session".to_owned())
-            .spawn(move || follow(worker))
-            .map_err(|e| HsmError::Process(format!("no thread for a session: {e}")))?;
+        let thread = thread::Builder::new().name("session".to_owned()).spawn(move || follow(worker));
+        others.push(thread.map_err(|e| HsmError::Process(format!("no thread for a session: {e}")))?);
     }
-    Worker::new(link, mailbox.clone()).run()
+    Worker::new(link, mailbox.clone()).run()?;
+    // The service is gone or wants no more: what the others have begun they finish.
+    for thread in others {
+        let _ = thread.join();
+    }
+    mailbox.flush();
+    Ok(())
 }
 
 /// A further worker. One that cannot go on takes the process with it.

@@ -69,7 +69,7 @@ impl Worker {
                 _ => None,
             };
             let result = outcome.map_err(HsmError::from);
-            self.mailbox.answer(&FromSigner::Answer { id, result, took });
+            self.mailbox.answer(&FromSigner::Answer { id, result, took }, took);
             if let Some(failure) = end {
                 return Err(failure.into());
             }
@@ -122,6 +122,10 @@ impl Worker {
             return Ok(failure);
         }
         let Some(seat) = &self.seat else { return Ok(failure) };
+        // What was made meanwhile would be met as a stranger by a second attempt.
+        if matches!(work, Work::Other(Operation::Generate(_))) {
+            return Ok(failure);
+        }
         if keys::logged_out(&seat.session).is_ok_and(|out| out) {
             return Ok(Failure::ours(failure.call(), failure.code(), FailureClass::LoginAgain));
         }

@@ -1,7 +1,6 @@
 //! What the service remembers of a token's epoch (see [`crate::epoch`]).
 
 use super::config::{Identity, TokenConfig};
-use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,17 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The file for a token: of this identity, reached in this way. Two copies of a token have an epoch each.
 pub(super) fn file(dir: &Path, identity: &Identity, token: &TokenConfig) -> PathBuf {
-    let mut hash = Sha256::new();
-    hash.update(identity.key.as_bytes());
-    for part in [token.module.to_string_lossy().as_ref(), &token.uri.to_string()] {
-        hash.update(part);
-        hash.update([0]);
-    }
-    for (name, value) in &token.environment {
-        hash.update(format!("{name}={value}\0"));
-    }
-    let tag = hex::encode(hash.finalize());
-    dir.join(format!("token-epoch-{}", tag.get(..16).unwrap_or(&tag)))
+    let key = identity.key.to_string();
+    dir.join(format!("token-epoch-{}-{}", key.get(..8).unwrap_or(&key), super::lockout::tag(token)))
 }
 
 /// The epoch that was seen last. A file that says nothing is none: a full disk must not lock a token out.

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// Work that a signer is given ahead: enough to hide the way to it, little enough that an urgent request, or a crash,
 /// does not wait for or lose much.
 const AHEAD: Duration = Duration::from_millis(2);
+/// How long a signer may take to come up: some network HSMs take seconds for C_Initialize and C_Login, and one that is
+/// killed in C_Login may have a wrong PIN counted.
+pub(super) const START: Duration = Duration::from_secs(15);
 /// Requests given ahead at most, to one signer.
 const WINDOW: f64 = 64.0;
 /// Weight of a new measurement in the mean time of a signature.
@@ -19,6 +22,8 @@ pub(super) struct Line {
     pub unit: usize,
     pub outbox: Arc<Outbox>,
     pub sessions: u32,
+    /// Has told about its token.
+    pub ready: bool,
     /// Proven; takes requests.
     pub serving: bool,
     /// Has signed for somebody.
@@ -49,6 +54,7 @@ impl Line {
             unit,
             outbox,
             sessions,
+            ready: false,
             serving: false,
             useful: false,
             retiring: false,
@@ -78,7 +84,7 @@ impl Line {
     /// one of several sessions hangs).
     pub fn hangs(&self, now: Instant, patience: Duration, deadline: Duration, slow: Duration) -> bool {
         if !self.serving {
-            return now.saturating_duration_since(self.started) > deadline;
+            return now.saturating_duration_since(self.started) > deadline.max(START);
         }
         let Some(oldest) = self.flights.values().map(|f| f.sent).min() else { return false };
         let since = |other: Instant| now.saturating_duration_since(oldest.max(other));

@@ -1,5 +1,6 @@
 //! Who may log in, and when: one signer of a token at a time, and nobody after a wrong PIN.
 
+use super::lockout::Permission;
 use super::pool::TokenState;
 use super::statistics::count;
 use super::supervisor::{Supervisor, UNLOCK};
@@ -8,48 +9,74 @@ use crate::wire::{self, ToSigner};
 use std::time::{Duration, Instant};
 
 impl Supervisor {
-    pub(super) fn login_wanted(&mut self, line: u64) {
+    pub(super) fn login_wanted(&mut self, line: u64, low: bool) {
         let Some(unit) = self.unit_of(line) else { return };
         let Some(ward) = self.wards.get_mut(unit) else { return };
-        ward.waiting.push_back(line);
+        // A signer has one wish at a time.
+        if ward.login != Some(line) && ward.waiting.iter().all(|(other, _)| *other != line) {
+            ward.waiting.push_back((line, low));
+        }
         self.next_login(unit);
     }
 
     pub(super) fn next_login(&mut self, unit: usize) {
         let Some(ward) = self.wards.get_mut(unit) else { return };
         while ward.login.is_none()
-            && let Some(line) = ward.waiting.pop_front()
+            && let Some((line, low)) = ward.waiting.front().copied()
         {
-            let locked = ward.lock_out.is_locked();
-            let permission = if locked { Err(HsmError::PinLockedOut) } else { Ok(()) };
             let outbox = self.shared.pool().lines.get(&line).map(|l| l.outbox.clone());
-            let mut frame = Vec::new();
-            if let Some(outbox) = outbox
-                && wire::put(&mut frame, &ToSigner::Login(permission)).is_ok()
-            {
-                outbox.send(&frame);
-                if !locked {
+            let Some(outbox) = outbox else {
+                ward.waiting.pop_front();
+                continue;
+            };
+            let permission = match ward.lock_out.permit(low) {
+                Permission::Later => return,
+                Permission::Denied => Err(HsmError::PinLockedOut),
+                Permission::Forgetful(why) => {
+                    Err(HsmError::Process(format!("no PIN is tried, since a wrong one could not be remembered: {why}")))
+                }
+                Permission::Granted => {
                     ward.login = Some(line);
                     count(&self.shared.counters(unit).logins);
+                    Ok(())
                 }
+            };
+            ward.waiting.pop_front();
+            let mut frame = Vec::new();
+            if wire::put(&mut frame, &ToSigner::Login(permission)).is_ok() {
+                outbox.send(&frame);
             }
         }
+    }
+
+    /// The signer that was allowed to log in is gone, and its answer with it.
+    pub(super) fn login_lost(&mut self, unit: usize, line: u64) {
+        let Some(ward) = self.wards.get_mut(unit) else { return };
+        ward.waiting.retain(|(other, _)| *other != line);
+        if ward.login == Some(line) {
+            ward.login = None;
+            ward.lock_out.unsure();
+        }
+        self.next_login(unit);
     }
 
     pub(super) fn login_ended(&mut self, line: u64, result: Result<(), HsmError>) {
         let Some(unit) = self.unit_of(line) else { return };
         let name = self.shared.name(unit).to_owned();
-        let Some(ward) = self.wards.get_mut(unit) else { return };
+        let Some(ward) = self.wards.get_mut(unit).filter(|ward| ward.login == Some(line)) else { return };
+        ward.login = None;
+        match &result {
+            Ok(()) => ward.lock_out.succeeded(),
+            // A person has to do something about the PIN before it makes sense to try again.
+            Err(HsmError::PinWrong | HsmError::PinLocked) => ward.lock_out.lock(),
+            Err(_) => ward.lock_out.unsure(),
+        }
         if result == Err(HsmError::PinWrong) {
             count(&self.shared.counters(unit).wrong_pins);
-            ward.lock_out.lock();
             tracing::error!(
                 token = name,
                 "the PIN is wrong; the token is locked out by us until 'sealwright hsm unlock'"
             );
-        }
-        if ward.login == Some(line) {
-            ward.login = None;
         }
         if result == Err(HsmError::PinWrong) {
             // It has no login any more. Others that have theirs go on.

@@ -24,7 +24,7 @@ pub use statistics::{Observation, Observer, Statistics};
 use crate::keeper::{Keeper, Spec};
 use crate::mechanism::{Capabilities, fits};
 use crate::wire::{Answer, MAX_MESSAGE, Mechanism, Operation};
-use crate::{HsmError, KeyId, KeyRequest, TokenKey};
+use crate::{Failure, FailureClass, HsmError, KeyId, KeyRequest, TokenKey};
 use ca_core::key::{KeyAlgorithm, PublicKey, SignatureAlgorithm};
 use job::{Check, Done, Job, Place, Task};
 use shared::{Shared, SharedRef};
@@ -36,7 +36,7 @@ use supervisor::{Event, SLOW, Supervisor};
 
 /// Reading all keys of a full token is slow.
 const LIST: Duration = Duration::from_secs(30);
-/// Beyond the deadline, for processes to start on a machine that is busy.
+/// Beyond a signer's own time, for processes to start on a machine that is busy.
 const START: Duration = Duration::from_secs(5);
 /// The label of the key that a token is recognised by.
 const IDENTITY_LABEL: &str = "sealwright token identity";
@@ -134,7 +134,7 @@ impl Token {
     /// As [`Token::open`]; it may be asked again.
     pub fn wait(&self) -> Result<(), HsmError> {
         let shared = &self.open.shared;
-        shared.settle(shared.config.deadline + START);
+        shared.settle(shared.config.deadline.max(line::START) + START);
         self.usable()?;
         tuning::tune(shared);
         Ok(())
@@ -302,12 +302,17 @@ impl Token {
         }
     }
 
-    /// Destroys both halves of a pair, on every token that is there. There is no way back.
+    /// Destroys both halves of a pair, on every token. There is no way back.
     ///
     /// # Errors
+    /// [`HsmError::Unavailable`], and nothing is destroyed, while one of several tokens is away: it would keep the key.
     /// [`HsmError::KeyMissing`] when a token does not have it.
     pub fn destroy(&self, id: &KeyId) -> Result<(), HsmError> {
-        for unit in self.present()? {
+        let present = self.present()?;
+        if present.len() < self.open.shared.config.tokens.len() {
+            return Err(HsmError::away(Some(Failure::ours("a copy of the token", "away", FailureClass::TokenGone))));
+        }
+        for unit in present {
             self.ask(Operation::Destroy(*id), Place::Unit(unit), false, self.open.shared.config.deadline)?;
         }
         Ok(())

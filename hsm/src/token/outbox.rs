@@ -7,6 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+/// Octets kept for a signer that does not read: the largest message, and room for the others.
+const KEPT: usize = 96 << 20;
+
 pub(super) struct Outbox {
     stream: UnixStream,
     rest: Mutex<Rest>,
@@ -48,6 +51,12 @@ impl Outbox {
             }
         }
         if frames.is_empty() {
+            return;
+        }
+        if rest.octets.len() + frames.len() > KEPT {
+            // It has not read for long; what it was given is done by another.
+            rest.closed = true;
+            let _ = net::shutdown(&self.stream, Shutdown::Both);
             return;
         }
         rest.octets.extend_from_slice(frames);

@@ -218,12 +218,14 @@ impl Pool {
                 && !line.retiring
                 && line.has_room()
                 && (job.place == Place::Any || job.place == Place::Unit(line.unit))
-                && (job.avoid != Some(line.unit) || !self.has_other(line.unit))
         };
+        // Better the token that failed than none that has room: the request would hold up those behind it.
+        let avoided = |line: &Line| job.place == Place::Any && job.avoid == Some(line.unit);
         let now = Instant::now();
         let weight = |line: &Line| line.wait() * (1.0 + self.units.get(line.unit).map_or(0.0, |u| u.strain_at(now)));
         let lines = self.lines.iter().filter(|(_, line)| may(line));
-        lines.min_by(|(_, a), (_, b)| weight(a).total_cmp(&weight(b))).map(|(number, _)| *number)
+        let order = |a: &Line, b: &Line| avoided(a).cmp(&avoided(b)).then(weight(a).total_cmp(&weight(b)));
+        lines.min_by(|(_, a), (_, b)| order(a, b)).map(|(number, _)| *number)
     }
 
     fn give(&mut self, number: u64, mut job: Job, errands: &mut Errands) {
@@ -416,6 +418,9 @@ mod tests {
         pool.units[1].state = TokenState::Down(HsmError::Closed);
         pool.lines.remove(&1);
         assert_eq!(pool.choose(&first), Some(0), "better this one than none");
+        first.place = Place::Unit(0);
+        pool.units[1].state = TokenState::Up;
+        assert_eq!(pool.choose(&first), Some(0), "it is for that one alone");
     }
 
     #[test]

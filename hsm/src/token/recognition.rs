@@ -15,6 +15,11 @@ use std::sync::Arc;
 impl Supervisor {
     pub(super) fn ready(&mut self, line: u64, facts: Facts) {
         let Some(unit) = self.unit_of(line) else { return };
+        // A signer says this once.
+        let again = self.shared.pool().lines.get_mut(&line).is_none_or(|line| std::mem::replace(&mut line.ready, true));
+        if again {
+            return self.keeper.kill(line);
+        }
         let known = &self.shared.config.known;
         let ours = known.iter().find(|i| i.serial == facts.serial && i.label == facts.label).cloned();
         let wrong = HsmError::WrongToken {
@@ -86,9 +91,19 @@ impl Supervisor {
             let reason = "it is older than when it was last used, so it was put back from a backup".into();
             return self.proved(line, Err(HsmError::WrongToken { token: identity.label.clone(), reason }));
         }
+        let Some(next) = now.unwrap_or_default().checked_add(1) else {
+            let reason = "its epoch is at its end; nobody but an attacker starts a service so often".into();
+            return self.proved(line, Err(HsmError::WrongToken { token: identity.label.clone(), reason }));
+        };
+        if seen.is_none() && now.is_some() {
+            tracing::warn!(
+                token = identity.label,
+                "this token was used before, and it is not remembered when: an older copy could not be told from it"
+            );
+        }
         if let Some(ward) = self.wards.get_mut(unit).filter(|ward| self.shared.config.serves && !ward.noted) {
             ward.noted = true;
-            note_use(&self.shared, line, unit, file, now.unwrap_or_default() + 1);
+            note_use(&self.shared, line, unit, file, next);
         }
         self.proved(line, Ok(()));
     }

@@ -13,6 +13,9 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Messages beside answers that a signer may send in a second: each lost session is one.
+const TALK: u32 = 10_000;
+
 pub(super) struct Shared {
     pub config: TokensConfig,
     pool: Mutex<Pool>,
@@ -102,22 +105,30 @@ impl Shared {
 
     /// Reads a signer's answers until its end.
     pub fn listen(&self, line: u64, unit: usize, mut stream: UnixStream) {
-        let mut frames = Frames::default();
+        let mut frames = Frames::up_to(wire::FROM_SIGNER);
         let mut landed = Vec::new();
+        let (mut talk, mut since) = (0, Instant::now());
         while frames.fill(&mut stream).unwrap_or(false) {
             loop {
                 match frames.next::<FromSigner>() {
                     Ok(Some(FromSigner::Answer { id, result, took })) => landed.push((id, result, took)),
-                    Ok(Some(message)) => self.hear(line, unit, message),
+                    Ok(Some(message)) if talk < TALK => {
+                        talk += 1;
+                        self.hear(line, unit, message);
+                    }
                     Ok(None) => break,
-                    Err(error) => {
-                        tracing::error!(token = self.name(unit), %error, "a signer sends nonsense");
+                    nonsense => {
+                        let error = nonsense.err().map_or("too much".to_owned(), |e| e.to_string());
+                        tracing::error!(token = self.name(unit), error, "a signer sends nonsense; it is ended");
                         let _ = self.events.send(Event::Lost { line });
                         return;
                     }
                 }
             }
             self.land(line, unit, &mut landed);
+            if since.elapsed() > Duration::from_secs(1) {
+                (talk, since) = (0, Instant::now());
+            }
         }
         let _ = self.events.send(Event::Lost { line });
     }
@@ -127,16 +138,17 @@ impl Shared {
         let event = match message {
             FromSigner::Ready(facts) => Event::Ready { line, facts },
             FromSigner::Failed(error) => Event::Failed { line, error },
-            FromSigner::LoginWanted => Event::LoginWanted { line },
+            FromSigner::LoginWanted { low } => Event::LoginWanted { line, low },
             FromSigner::LoginEnded(result) => Event::LoginEnded { line, result },
             FromSigner::Recovered(what) => {
                 count(&self.counters(unit).recoveries);
                 self.pool().strained(unit);
+                let what: String = what.chars().take(300).collect();
                 tracing::warn!(token = name, after = what, "a signer went on with a new session, login or handle");
                 return;
             }
             FromSigner::Notice(text) => {
-                tracing::warn!(token = name, "{text}");
+                tracing::warn!(token = name, "{}", text.chars().take(300).collect::<String>());
                 return;
             }
             FromSigner::Initialised(_) | FromSigner::Answer { .. } => return,

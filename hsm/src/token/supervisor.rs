@@ -46,6 +46,7 @@ pub(super) enum Event {
     },
     LoginWanted {
         line: u64,
+        low: bool,
     },
     LoginEnded {
         line: u64,
@@ -83,7 +84,7 @@ pub(super) struct Ward {
     pub(super) looked: Instant,
     /// One login at a time: a wrong PIN must be known before the next attempt.
     pub(super) login: Option<u64>,
-    pub(super) waiting: VecDeque<u64>,
+    pub(super) waiting: VecDeque<(u64, bool)>,
     /// This start of the service is noted on the token.
     pub(super) noted: bool,
 }
@@ -103,7 +104,7 @@ impl Supervisor {
             failed: 0,
             fruitless: 0,
             next_try: Some(Instant::now()),
-            lock_out: LockOut::new(shared.config.state_dir.as_deref(), &token.uri),
+            lock_out: LockOut::new(shared.config.state_dir.as_deref(), token),
             looked: Instant::now(),
             login: None,
             waiting: VecDeque::new(),
@@ -117,6 +118,7 @@ impl Supervisor {
     pub fn run(mut self) {
         let deadline = self.shared.config.deadline;
         let tick = (deadline / 8).clamp(Duration::from_millis(2), Duration::from_millis(20));
+        let mut last = Instant::now();
         loop {
             self.start_what_is_due();
             // While nobody waits for anything, the service sleeps longer.
@@ -127,8 +129,15 @@ impl Supervisor {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.shared.expire();
-            self.end_what_hangs();
+            // After a pause of this process or its machine the answers are still in the sockets.
+            if last.elapsed() < PATIENCE {
+                self.end_what_hangs();
+            }
+            last = Instant::now();
             self.ask_the_idle();
+            for unit in 0..self.wards.len() {
+                self.next_login(unit);
+            }
         }
     }
 
@@ -160,7 +169,7 @@ impl Supervisor {
                 self.ends_with(line, error);
             }
             Event::Lost { line } => self.lost(line),
-            Event::LoginWanted { line } => self.login_wanted(line),
+            Event::LoginWanted { line, low } => self.login_wanted(line, low),
             Event::LoginEnded { line, result } => self.login_ended(line, result),
             Event::Shape { unit, workers, sessions } => self.shape(unit, workers, sessions),
             Event::Close => {}
@@ -245,13 +254,9 @@ impl Supervisor {
         self.keeper.kill(line);
         let unit = gone.unit;
         let Some(ward) = self.wards.get_mut(unit) else { return };
-        ward.waiting.retain(|other| *other != line);
         ward.fruitless = if gone.useful { 0 } else { ward.fruitless + usize::from(gone.serving && !gone.retiring) };
         let is_fruitless = ward.fruitless >= FRUITLESS;
-        if ward.login == Some(line) {
-            ward.login = None;
-            self.next_login(unit);
-        }
+        self.login_lost(unit, line);
         let ended = || Failure::ours("the signer process", "ended", FailureClass::Reinitialise);
         if !gone.retiring {
             if gone.farewell.is_none() {
@@ -325,7 +330,11 @@ impl Supervisor {
         let now = Instant::now();
         let hung: Vec<_> = {
             let pool = self.shared.pool();
-            let hung = pool.lines.iter().filter(|(_, l)| l.hangs(now, (deadline / 2).max(PATIENCE), deadline, SLOW));
+            let waits = |line: &u64| self.wards.iter().any(|ward| ward.waiting.iter().any(|(other, _)| other == line));
+            let hung = pool.lines.iter().filter(|(number, line)| {
+                // Whoever waits for its turn to log in does not hang.
+                !waits(number) && line.hangs(now, (deadline / 2).max(PATIENCE), deadline, SLOW)
+            });
             hung.map(|(number, line)| (*number, line.unit)).collect()
         };
         for (line, unit) in hung {
@@ -365,7 +374,7 @@ impl Supervisor {
         }
     }
 
-    fn close(self) {
+    fn close(mut self) {
         let (waiting, outboxes) = {
             let mut pool = self.shared.pool();
             pool.closed = true;
@@ -384,6 +393,8 @@ impl Supervisor {
                     let gone = self.shared.pool().lines.remove(&line);
                     end_flights(&self.shared, gone);
                 }
+                // A wrong PIN is remembered, however late it is known.
+                Ok(Event::LoginEnded { line, result }) => self.login_ended(line, result),
                 Err(RecvTimeoutError::Disconnected) => break,
                 _ => {}
             }

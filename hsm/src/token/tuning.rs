@@ -28,8 +28,9 @@ const CHANGE: Duration = Duration::from_secs(5);
 /// Finds the shape of each token whose configuration leaves it open, or takes up what was found before.
 pub(super) fn tune(shared: &SharedRef) {
     for (unit, token) in shared.config.tokens.iter().enumerate() {
-        if let (Some(workers), Some(sessions)) = (token.workers, token.sessions) {
-            debug_assert!(workers > 0 && sessions > 0);
+        let is_up = shared.pool().units.get(unit).is_some_and(|u| u.state == TokenState::Up);
+        // One that is away is measured at a later start.
+        if (token.workers.is_some() && token.sessions.is_some()) || !is_up {
             continue;
         }
         let may = |(workers, sessions): &(u32, u32)| {

@@ -58,7 +58,7 @@ fn a_wrong_pin_locks_both_workers_out() {
     let tally = load.stop();
     assert!(tally.failed.keys().all(|error| error.contains("locked out by us")), "{tally:?}");
     rig.plan("");
-    assert!(hsm::unlock(&rig.path(""), &rig.uri()).unwrap());
+    assert!(hsm::unlock(&rig.path(""), &rig.one()).unwrap());
     let return_took = back(&token, &key);
     wait(BACK, "both workers are back", || token.status()[0].workers == 2);
     assert_eq!(token.statistics().wrong_pins, 1);
