@@ -178,11 +178,14 @@ impl TokenSection {
             std::iter::once(first).chain(copies).enumerate()
         {
             let key = if index == 0 { "token".to_owned() } else { format!("token.copies[{}]", index - 1) };
-            if workers.is_some_and(|n| !(1..=16).contains(&n)) {
-                return Err(value(format!("{key}.workers"), "must lie between 1 and 16"));
-            }
-            if sessions.is_some_and(|n| !(1..=64).contains(&n)) {
-                return Err(value(format!("{key}.sessions"), "must lie between 1 and 64"));
+            match pin {
+                PinSource::Prompt(false) => {
+                    return Err(value(format!("{key}.pin.prompt"), "must be true, or left out"));
+                }
+                PinSource::Shares(n) if !(2..=16).contains(n) => {
+                    return Err(value(format!("{key}.pin.shares"), "must lie between 2 and 16"));
+                }
+                _ => {}
             }
             tokens.push(hsm::TokenConfig {
                 module: module.clone(),
@@ -195,6 +198,13 @@ impl TokenSection {
         }
         if tokens.len() > 8 {
             return Err(value("token.copies", "must be at most 7"));
+        }
+        for (index, token) in tokens.iter().enumerate() {
+            let key = if index == 0 { "token".to_owned() } else { format!("token.copies[{}]", index - 1) };
+            token.check().map_err(|error| match error {
+                hsm::HsmError::Configuration { field, reason } => value(format!("{key}.{field}"), reason),
+                other => value(key, other),
+            })?;
         }
         Ok(tokens)
     }
@@ -423,6 +433,9 @@ impl Config {
             return Err(value("status.crl_delay", "must be at most 60s: a revocation has to be seen"));
         }
         self.token.tokens()?;
+        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.token.deadline) {
+            return Err(value("token.deadline", "must lie between 1s and 60s"));
+        }
         self.compiled_profiles()?;
         for name in self.attestation.keys() {
             if !self.profiles.contains_key(name) && !built_in_profiles().contains_key(name) {

@@ -174,6 +174,7 @@ fn open_token(config: &Config, known: token_identity::Known) -> Result<Token, Ve
 /// What to do about a token that cannot be used.
 fn cure(error: &HsmError) -> &'static str {
     match error {
+        HsmError::Configuration { .. } => "correct that value in [token]",
         HsmError::Module { .. } => "install the token's library and correct token.module",
         HsmError::FaultInjection { .. } => {
             "set token.module to the vendor's library; this one is for tests and breaks signatures"

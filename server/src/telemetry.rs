@@ -74,7 +74,7 @@ fn sample_token(status: &TokenStatus) {
         ("wrong-signature", figures.wrong_signatures),
     ] {
         let labels = [label(), ("kind", kind.to_owned())];
-        metrics::gauge!("sealwright_token_events_total", &labels).set(count as f64);
+        metrics::counter!("sealwright_token_events_total", &labels).absolute(count);
     }
 }
 
@@ -115,7 +115,7 @@ fn describe() {
     gauge!("sealwright_crl_seconds_left", "Time until nextUpdate of the newest CRL; negative when it is stale");
     gauge!("sealwright_journal_records", "Records in the journal");
     gauge!("sealwright_journal_bytes", "Size of the journal");
-    gauge!("sealwright_journal_syncs_total", "Syncs of the journal; records / syncs is the group commit's size");
+    counter!("sealwright_journal_syncs_total", "Syncs of the journal; records / syncs is the group commit's size");
     gauge!("sealwright_journal_sync_seconds_total", "Time spent in syncs of the journal");
     gauge!("sealwright_journal_queue", "Changes that wait for the journal");
     histogram!(
@@ -128,7 +128,7 @@ fn describe() {
     gauge!("sealwright_token_sessions", "Sessions in them, by token");
     gauge!("sealwright_token_in_flight", "Requests that signers have, by token");
     gauge!("sealwright_token_queue", "Requests that wait for any token");
-    gauge!("sealwright_token_events_total", "What happened to a token, by token and kind");
+    counter!("sealwright_token_events_total", "What happened to a token, by token and kind");
 }
 
 /// Metrics and readiness of one running service.
@@ -261,7 +261,7 @@ impl Telemetry {
         let journal = self.ca.store.statistics();
         metrics::gauge!("sealwright_journal_records").set(journal.records as f64);
         metrics::gauge!("sealwright_journal_bytes").set(journal.octets as f64);
-        metrics::gauge!("sealwright_journal_syncs_total").set(journal.syncs as f64);
+        metrics::counter!("sealwright_journal_syncs_total").absolute(journal.syncs);
         metrics::gauge!("sealwright_journal_sync_seconds_total").set(journal.sync_sum.as_secs_f64());
         metrics::gauge!("sealwright_journal_queue").set(journal.queue as f64);
         for status in self.ca.token.status() {

@@ -24,6 +24,8 @@ pub enum CeremonyCommand {
 /// # Errors
 /// What [`crate::error::explain`] explains.
 pub fn run(command: CeremonyCommand) -> anyhow::Result<()> {
+    // PIN and shares are in this process for a while.
+    hsm::keep_secrets()?;
     match command {
         CeremonyCommand::Root(args) => root::run(*args),
         CeremonyCommand::Verify(args) => verify::run(&args),

@@ -32,7 +32,11 @@ impl TokenConfig {
         Self { module, uri, pin, environment: Vec::new(), workers: None, sessions: None }
     }
 
-    fn check(&self) -> Result<(), HsmError> {
+    /// Checks the limits of each field. [`super::Token::open`] does it, too.
+    ///
+    /// # Errors
+    /// [`HsmError::Configuration`] names the field.
+    pub fn check(&self) -> Result<(), HsmError> {
         if self.workers.is_some_and(|n| !(1..=16).contains(&n)) {
             return refuse("workers", "must be 1 to 16");
         }

@@ -86,11 +86,11 @@ impl LockOut {
                 return Permission::Later;
             }
             self.look();
-            // A mark that its maker could not take back: the process was cut off in the middle of a login.
-            let mut mark = String::new();
-            if file.read_to_string(&mut mark).is_ok_and(|octets| octets > 0) {
-                self.unsure = self.unsure.max(1);
-            }
+            // Marks that were not taken back: an earlier process was cut off in the middle of a login, or never learned
+            // how it ended.
+            let mut marks = String::new();
+            let count = file.read_to_string(&mut marks).unwrap_or_default();
+            self.unsure = self.unsure.max(u32::try_from(count).unwrap_or(u32::MAX));
             self.attempt = Some(file);
         }
         let most = if self.proven { UNSURE_OF_A_GOOD_PIN } else { UNSURE };
@@ -113,6 +113,11 @@ impl LockOut {
     /// The login succeeded.
     pub fn succeeded(&mut self) {
         (self.unsure, self.proven) = (0, true);
+        self.ended();
+    }
+
+    /// The login failed, and no PIN was looked at.
+    pub fn ended(&mut self) {
         if let Some(file) = self.attempt.take() {
             let _ = file.set_len(0);
         }
@@ -135,9 +140,7 @@ impl LockOut {
                 }
             }
         }
-        if let Some(file) = self.attempt.take() {
-            let _ = file.set_len(0);
-        }
+        self.ended();
     }
 
     /// Looks whether the operator has removed the file.

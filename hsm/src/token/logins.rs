@@ -67,8 +67,9 @@ impl Supervisor {
         ward.login = None;
         match &result {
             Ok(()) => ward.lock_out.succeeded(),
-            // A person has to do something about the PIN before it makes sense to try again.
-            Err(HsmError::PinWrong | HsmError::PinLocked) => ward.lock_out.lock(),
+            Err(HsmError::PinWrong) => ward.lock_out.lock(),
+            // The token looks at no PIN now; a person unlocks it there, and it is well again.
+            Err(HsmError::PinLocked) => ward.lock_out.ended(),
             Err(_) => ward.lock_out.unsure(),
         }
         if result == Err(HsmError::PinWrong) {

@@ -3,7 +3,7 @@
 use crate::load::Load;
 use crate::rig::{BACK, Rig, alone, back, figure, rounds, sign, state, wait};
 use faulty_pkcs11::Code;
-use hsm::TokenState;
+use hsm::{HsmError, Token, TokenState};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -83,5 +83,34 @@ fn a_locked_pin_is_not_hammered() {
         // 100, 350 and 850 ms after the first, then each second; at first each of four sessions may try.
         assert!(tried <= 12, "{tried} attempts in three seconds");
         figure(&format!("PIN locked ({provoke}): {tried} attempts in 3 s of load, back in {took:?}"));
+    }
+}
+
+/// A token that hides a wrong PIN behind another code, or a library that dies of it, over some restarts of the service.
+#[test]
+fn a_wrong_pin_that_nobody_admits_is_not_tried_on() {
+    let _alone = alone();
+    for action in ["after=CKR_FUNCTION_FAILED", "after=CKR_DEVICE_ERROR", "after=CKR_GENERAL_ERROR", "crash"] {
+        let rig = Rig::new();
+        drop(rig.open(rig.with(rig.one())));
+        rig.pin("wrong-9999");
+        rig.plan(&format!("C_Login always {action}\n"));
+        let before = rig.logins().len();
+        for _ in 0..4 {
+            let token = Token::start(rig.with(rig.one())).unwrap();
+            thread::sleep(Duration::from_millis(1500));
+            assert!(token.wait().is_err());
+        }
+        let last = Token::open(rig.with(rig.one())).unwrap_err();
+        assert_eq!(last, HsmError::PinLockedOut, "{action}");
+        let seen: Vec<_> = rig.logins().into_iter().skip(before).filter(|login| login.token.is_some()).collect();
+        // Three by count; where the token tells of the first by its flag, one.
+        assert!(seen.len() <= 3, "{action}: {seen:?}");
+        figure(&format!("a wrong PIN behind {action}: the token saw {} in four starts, then locked out", seen.len()));
+        rig.pin(softhsm::test::PIN);
+        rig.plan("");
+        assert!(hsm::unlock(&rig.path(""), &rig.one()).unwrap());
+        let (token, key) = rig.open(rig.with(rig.one()));
+        sign(&token, &key, b"again").unwrap();
     }
 }

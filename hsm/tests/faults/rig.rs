@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const PIN: &str = "throw-away-1234";
-/// What the brief of the layer allows from the end of a fault to the next signature.
+/// What the layer promises from the end of a fault to the next signature.
 pub const BACK: Duration = Duration::from_secs(5);
 
 static ALONE: Mutex<()> = Mutex::new(());

@@ -68,14 +68,15 @@ fn one_is_enough(what: &str, take: impl Fn(&Rig, usize), give: impl Fn(&Rig)) {
     assert!(is_balanced(share), "{share:?}");
     let mut worst = Duration::ZERO;
     for round in 0..rounds(2, 10) {
-        let from = load.now();
         take(&second, round);
-        thread::sleep(RECOVERY + CELL * 3);
+        let from = load.now();
+        thread::sleep(RECOVERY + CELL * 10);
         let cells = load.cells(from);
-        // The first second of these that has, all in all, most of what one token does.
-        let reached = cells.windows(3).position(|three| three.iter().sum::<u64>() as f64 >= alone_rate * 0.3 * 0.6);
-        let took =
-            CELL * u32::try_from(reached.unwrap_or_else(|| panic!("{alone_rate:.0}/s alone, {cells:?}"))).unwrap();
+        // From the end of the last 300 ms with less than most of what one token does, it is back for good.
+        let poor = |three: &[u64]| (three.iter().sum::<u64>() as f64) < alone_rate * 0.3 * 0.7;
+        let last = cells.windows(3).rposition(poor).map_or(0, |window| window + 3);
+        assert!(last < cells.len(), "{alone_rate:.0}/s alone, {cells:?}");
+        let took = CELL * u32::try_from(last).unwrap();
         assert!(took <= RECOVERY, "{alone_rate:.0}/s alone, {cells:?}");
         worst = worst.max(took);
         give(&second);
