@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A sentence of ours; owned where it came from another process.
 pub type Text = Cow<'static, str>;
 
-/// How long a caller is asked to wait while a token is away; reconnecting is tried at most this often.
+/// How long a caller is asked to wait where nobody knows better.
 pub(crate) const RECONNECT: Duration = Duration::from_secs(1);
 
 /// A PKCS#11 call that failed: which, with which code, and what that means.

@@ -4,6 +4,7 @@ use super::algorithm::Subject;
 use super::report::{Latency, Shape, Verdict, failed};
 use super::scratch::Scratch;
 use super::{Bench, cure};
+use crate::token::{GAIN, IN_FLIGHT, SHAPES};
 use crate::{HsmError, SignRequest, Token};
 use ca_core::key::{KeyAlgorithm, SignatureAlgorithm};
 use std::sync::Arc;
@@ -11,12 +12,6 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Workers and sessions, cheapest first.
-pub(super) const SHAPES: [(u32, u32); 7] = [(1, 1), (2, 1), (1, 2), (1, 4), (1, 8), (1, 16), (2, 4)];
-/// How much faster a costlier shape must be to be called better: noise is below this.
-const GAIN: f64 = 1.15;
-/// Requests kept in flight, as a busy line would.
-const IN_FLIGHT: usize = 48;
 /// Signatures for a median at least, and at most.
 const SAMPLES: (usize, usize) = (3, 200);
 /// How long further workers may take to come up.

@@ -10,6 +10,7 @@ mod scratch;
 
 pub use report::{Finding, Latency, Report, Shape, TokenReport, Verdict};
 
+use crate::token::SHAPES;
 use crate::token::{TokenConfig, TokensConfig};
 use crate::{HsmError, Token};
 use ca_core::key::KeyAlgorithm;
@@ -72,7 +73,7 @@ pub fn run(config: TokensConfig, options: &Options, mut progress: impl FnMut(&St
             options: *options,
             progress: &mut progress,
             done: 0,
-            of: algorithms(options.fast).len() + 1 + if options.fast { 0 } else { measure::SHAPES.len() },
+            of: algorithms(options.fast).len() + 1 + if options.fast { 0 } else { SHAPES.len() },
             refused: None,
             report: TokenReport::new(name),
         };

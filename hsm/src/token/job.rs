@@ -126,6 +126,24 @@ impl Job {
             && (curable || elsewhere)
     }
 
+    /// The caller's part of a request whose deadline has passed; what the signer has of it goes on without.
+    pub fn given_up(&mut self) -> Option<Self> {
+        let done = self.done.take()?;
+        Some(Self {
+            task: self.task.clone(),
+            place: self.place,
+            urgent: self.urgent,
+            begun: self.begun,
+            due: self.due,
+            after: self.after,
+            attempts: self.attempts,
+            losses: self.losses,
+            avoid: self.avoid,
+            prepared: None,
+            done: Some(done),
+        })
+    }
+
     /// Answers. A panicking receiver must not take our thread with it.
     pub fn tell(&mut self, result: Result<Answer, HsmError>) {
         if let Some(done) = self.done.take()

@@ -20,6 +20,7 @@ pub use initialise::init_token;
 pub use lockout::unlock;
 pub use pool::TokenState;
 pub use statistics::{Observation, Observer, Statistics};
+pub(crate) use tuning::{GAIN, IN_FLIGHT, SHAPES};
 
 use crate::keeper::{Keeper, Spec};
 use crate::mechanism::{Capabilities, fits};

@@ -4,7 +4,6 @@
 use super::job::{Job, Place};
 use super::line::{Flight, Line};
 use super::outbox::Outbox;
-use crate::error::RECONNECT;
 use crate::mechanism::Capabilities;
 use crate::wire::{self, Facts, Operation};
 use crate::{Failure, FailureClass, HsmError};
@@ -334,7 +333,7 @@ fn unavailable(error: HsmError, retry_after: Duration) -> HsmError {
         HsmError::Unavailable { failure, .. } => failure,
         other => Some(Failure::ours("the token", &other.to_string(), FailureClass::TokenGone)),
     };
-    HsmError::Unavailable { retry_after: retry_after.min(RECONNECT.max(retry_after)), failure }
+    HsmError::Unavailable { retry_after, failure }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the callers' threads, the readers and the supervisor share, and what happens to an answer.
 
 use super::config::TokensConfig;
-use super::job::{Job, Place, Task};
+use super::job::{Job, Task};
 use super::line::Flight;
 use super::pool::{Errands, Pool, TokenState};
 use super::statistics::{Counters, Observation, count};
@@ -215,16 +215,7 @@ impl Shared {
         {
             return self.repeat(job);
         }
-        if let Some(observer) = &self.config.observer {
-            observer(&Observation {
-                token: self.name(unit),
-                operation: job.task.name(),
-                queued: sent.saturating_duration_since(job.begun),
-                module: took,
-                total: job.begun.elapsed(),
-                done: result.is_ok(),
-            });
-        }
+        self.observe(unit, &job, sent.saturating_duration_since(job.begun), took, result.is_ok());
         tracing::trace!(
             token = self.name(unit),
             operation = job.task.name(),
@@ -235,6 +226,13 @@ impl Shared {
             "the token has answered"
         );
         job.tell(result);
+    }
+
+    fn observe(&self, unit: usize, job: &Job, queued: Duration, module: Duration, done: bool) {
+        if let Some(observer) = &self.config.observer {
+            let (token, operation, total) = (self.name(unit), job.task.name(), job.begun.elapsed());
+            observer(&Observation { token, operation, queued, module, total, done });
+        }
     }
 
     /// Lets no signature pass that was not checked.
@@ -289,19 +287,21 @@ impl Shared {
         let mut told = Vec::new();
         {
             let mut pool = self.pool();
-            told.extend(pool.expired().into_iter().map(|(mut job, error)| (job.done.take(), error)));
+            told.extend(pool.expired().into_iter().map(|(job, error)| (0, job, error)));
             for line in pool.lines.values_mut() {
-                for flight in line.flights.values_mut().filter(|f| f.job.due <= now && f.job.done.is_some()) {
-                    told.push((flight.job.done.take(), flight.job.deadline()));
+                for flight in line.flights.values_mut().filter(|f| f.job.due <= now) {
+                    if let Some(job) = flight.job.given_up() {
+                        let error = job.deadline();
+                        told.push((line.unit, job, error));
+                    }
                 }
             }
         }
-        for (done, error) in told {
+        for (unit, mut job, error) in told {
             if matches!(error, HsmError::Deadline { .. }) {
-                count(&self.counters(0).deadlines);
+                count(&self.counters(unit).deadlines);
             }
-            let mut job = Job::new(Task::Other(Operation::Probe), Place::Any, false, Duration::ZERO, Box::new(drop));
-            job.done = done;
+            self.observe(unit, &job, job.begun.elapsed(), Duration::ZERO, false);
             job.tell(Err(error));
         }
     }

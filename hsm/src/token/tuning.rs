@@ -15,13 +15,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Workers and sessions in each, cheapest first.
-const SHAPES: [(u32, u32); 5] = [(1, 1), (2, 1), (1, 4), (2, 4), (1, 16)];
+pub(crate) const SHAPES: [(u32, u32); 7] = [(1, 1), (2, 1), (1, 2), (1, 4), (1, 8), (1, 16), (2, 4)];
 /// How much faster a costlier shape must be to be taken: noise is below this.
-const GAIN: f64 = 1.15;
+pub(crate) const GAIN: f64 = 1.15;
 /// One measurement. At 5 ms a signature, as a network HSM takes, 30 are made in each session.
 const MEASURE: Duration = Duration::from_millis(150);
 /// Requests kept in flight meanwhile, as a busy line would.
-const IN_FLIGHT: usize = 48;
+pub(crate) const IN_FLIGHT: usize = 48;
 /// How long signers of another shape may take to come up.
 const CHANGE: Duration = Duration::from_secs(5);
 
