@@ -33,7 +33,6 @@ mod wrapping;
 pub use ckr::FailureClass;
 pub use error::{Failure, HsmError, Text};
 pub use keys::{KeyAttributes, KeyId, KeyRequest, TokenKey};
-pub use mechanism::ecdsa_der;
 pub use pin::{Combine, Pin, PinError, PinSource};
 pub use process::{Program, keep_secrets};
 pub use token::{
